@@ -1,0 +1,290 @@
+"""The nouns that all rooms share: frozen, validated where they are made, free of behaviour that reaches outside.
+
+A ``ServeRequest`` is what somebody asked for, a ``LaunchPlan`` what an engine makes of it, an
+``Endpoint`` where the result answers, a ``Deployment`` all that is known of one sandbox.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from gpuserve.errors import UsageError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+#: GPU types that Daytona knows (``daytona.GpuType`` of SDK 0.226.1; a test compares the two).
+GPU_TYPES = ("H100", "H200", "B200", "B300", "RTX-PRO-6000", "RTX-4090", "RTX-5090", "MI355X")
+
+#: Wall-clock seconds after which a deployment is deleted when nothing else is asked for.
+DEFAULT_TTL = 4 * 3600
+#: Seconds that ``up`` waits for the engine (the guides' BOOT_TIMEOUT).
+DEFAULT_BOOT_TIMEOUT = 900
+#: The port that the guides use.
+DEFAULT_PORT = 8000
+
+_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?(?::[\w.-]{1,64})?", re.ASCII)
+_MODEL_PATH = re.compile(r"/[\w.+@=,:~ /-]+", re.ASCII)
+_IMAGE = re.compile(
+    r"[a-z0-9]+(?:[._-][a-z0-9]+)*(?::\d{1,5})?(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
+_SERVED = re.compile(r"[\w][\w./:@+-]{0,127}", re.ASCII)
+_ENV_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_TARGET = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _check(pattern: re.Pattern[str], value: str, what: str, hint: str) -> None:
+    if not pattern.fullmatch(value):
+        raise UsageError(f"{value!r} is no {what}", hint=hint)
+
+
+def check_model(model: str) -> None:
+    """Raises ``UsageError`` unless ``model`` is a Hugging Face ID or an absolute path."""
+    hint = "write a Hugging Face model ID such as openai/gpt-oss-20b, or an absolute path"
+    is_path = model.startswith("/")
+    if ".." in model or ("--" in model.split(":")[0] and not is_path):
+        raise UsageError(f"{model!r} is no model ID", hint=hint)
+    _check(_MODEL_PATH if is_path else _MODEL_ID, model, "model ID", hint)
+
+
+def check_image(image: str) -> None:
+    """Raises ``UsageError`` unless ``image`` is one container image reference (it goes into a Dockerfile)."""
+    if len(image) > 255:
+        raise UsageError("the image reference is longer than 255 characters")
+    _check(_IMAGE, image, "image reference", "write one such as vllm/vllm-openai:v0.22.1")
+
+
+def check_name(name: str) -> None:
+    """Raises ``UsageError`` unless ``name`` can be a deployment's name."""
+    _check(_NAME, name, "deployment name", "use up to 63 small letters, digits, dots and hyphens, such as my-model")
+
+
+def check_port(port: int) -> None:
+    """Raises ``UsageError`` unless ``port`` can be listened on and isn't the platform's own."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"port {port} is out of range", hint="use 1 to 65535, for example --port 8000")
+    if port in (2280, 22222, 33333):
+        raise UsageError(
+            f"port {port} belongs to the platform", hint="2280, 22222 and 33333 are taken; try --port 8000"
+        )
+
+
+def check_gpus(gpus: tuple[str, ...]) -> None:
+    """Raises ``UsageError`` unless every type is one that the platform knows."""
+    for gpu in gpus:
+        if gpu not in GPU_TYPES:
+            raise UsageError(f"unknown GPU type {gpu!r}", hint="known: " + ", ".join(GPU_TYPES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeRequest:
+    """What somebody asked ``up`` for. Everything is checked here, before anything is created.
+
+    ``ttl`` is in seconds from creation (None: no limit), ``timeout`` in seconds of waiting for the
+    engine, ``memory`` and ``disk`` in GiB, ``queue_timeout`` in minutes. Empty strings and None mean
+    "not said": the engine or the platform decides. ``env`` may hold secrets.
+    """
+
+    model: str
+    engine: str
+    name: str = ""
+    served_as: str = ""
+    image: str = ""
+    port: int = DEFAULT_PORT
+    gpus: tuple[str, ...] = ()
+    gpu_count: int = 1
+    cpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    target: str = ""
+    public: bool = False
+    ttl: int | None = DEFAULT_TTL
+    timeout: int = DEFAULT_BOOT_TIMEOUT
+    queue_timeout: int | None = None
+    revision: str = ""
+    env: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    engine_args: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        check_port(self.port)
+        check_gpus(self.gpus)
+        self._check_texts()
+        self._check_numbers()
+        self._check_environment()
+
+    def _check_texts(self) -> None:
+        if self.name:
+            check_name(self.name)
+        if self.image:
+            check_image(self.image)
+        if self.served_as:
+            _check(_SERVED, self.served_as, "served model name", "use letters, digits and . _ - / : @ +")
+        if self.target:
+            _check(_TARGET, self.target, "target", "a region such as us-east-1")
+        if self.revision:
+            _check(_SERVED, self.revision, "revision", "a branch, tag or commit of the model's repository")
+
+    def _check_numbers(self) -> None:
+        if self.ttl is not None and self.ttl < 60:
+            raise UsageError(
+                f"a time to live of {self.ttl} s is too short",
+                hint="the least is 60 s, for example --ttl 2h; --ttl none asks for no limit",
+            )
+        if self.timeout < 1:
+            raise UsageError(f"a timeout of {self.timeout} s is too short", hint="for example --timeout 15m")
+        sizes = (("cpu", self.cpu), ("memory", self.memory), ("disk", self.disk), ("gpu count", self.gpu_count))
+        for what, value in (*sizes, ("queue timeout", self.queue_timeout)):
+            if value is not None and value < 1:
+                raise UsageError(f"{what} {value} is out of range", hint="use a whole number of at least 1")
+
+    def _check_environment(self) -> None:
+        for key, value in self.env.items():
+            _check(_ENV_NAME, key, "environment variable name", "write --env KEY=VALUE")
+            if "\0" in value:
+                raise UsageError(f"the value of {key} holds a NUL byte")
+        for argument in self.engine_args:
+            if "\0" in argument:
+                raise UsageError("an engine argument holds a NUL byte")
+        for key in self.labels:
+            if not key or key.startswith("gpuserve/"):
+                raise UsageError(f"label {key!r} can't be set", hint="write --label KEY=VALUE; gpuserve/ is reserved")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the catalogue knows of a model, for one engine.
+
+    A parser of "" means: pass no such flag. ``family`` is "" for a model that the catalogue doesn't
+    know; such a model gets no guessed parser. ``source`` says where the row comes from.
+    """
+
+    family: str = ""
+    tool_parser: str = ""
+    reasoning_parser: str = ""
+    flags: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchPlan:
+    """How an engine serves a model: decided before a cent is spent, printed by ``up --dry-run``.
+
+    ``argv`` is run in a shell session named ``session``; ``path`` are directories appended to PATH
+    for it; ``env`` is the sandbox's environment and may hold secrets. ``health_path`` answers 200
+    only once the model generates; ``metrics_path`` is "" where there is none. ``notes`` are sentences
+    for a person, each a reason or a warning.
+    """
+
+    engine: str
+    model: str
+    served_model: str
+    image: str
+    argv: tuple[str, ...]
+    port: int
+    session: str
+    health_path: str
+    metrics_path: str = "/metrics"
+    path: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BootFact:
+    """One thing that a line of an engine's log says about its boot.
+
+    ``phase`` is one of "downloading", "loading", "compiling", "kv_cache", "graphs", "serving"; ``detail``
+    is a few words for a person; ``figures`` holds numbers by name (``kv_cache_tokens``, ``max_context``,
+    ``weights_gib``, ``seconds``).
+    """
+
+    phase: str
+    detail: str = ""
+    figures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a boot failed, in one sentence, and what to do about it, in one more ("" if unknown)."""
+
+    cause: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a model answers, and with what.
+
+    ``url`` has no trailing slash and no ``/v1``; ``headers`` carry the credential of the way in, and
+    ``api_key`` the engine's own ("EMPTY" where it checks none).
+    """
+
+    url: str
+    served_model: str
+    headers: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    api_key: str = field(default="EMPTY", repr=False)
+
+    @property
+    def base_url(self) -> str:
+        """The address that OpenAI clients want: ``url`` and ``/v1``."""
+        return f"{self.url}/v1"
+
+    def openai(self, **options: object) -> OpenAI:
+        """A ready ``openai.OpenAI`` client. ``options`` go to its constructor (``timeout``, ``max_retries``, …)."""
+        from openai import OpenAI
+
+        return OpenAI(base_url=self.base_url, api_key=self.api_key, default_headers=dict(self.headers), **options)  # type: ignore[arg-type]  # caller's options, checked by openai
+
+    def async_openai(self, **options: object) -> AsyncOpenAI:
+        """A ready ``openai.AsyncOpenAI`` client, as ``openai()``."""
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, default_headers=dict(self.headers), **options)  # type: ignore[arg-type]  # caller's options, checked by openai
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One sandbox with an engine in it, as its labels and the platform tell.
+
+    ``place`` is "daytona" or "local"; ``state`` the platform's word for the sandbox; ``gpu`` "" where it
+    has none; ``expires_at`` None where nothing deletes it. Times are in UTC.
+    """
+
+    name: str
+    sandbox_id: str
+    place: str
+    state: str
+    engine: str
+    model: str
+    served_model: str
+    port: int
+    session: str
+    run_id: str
+    image: str = ""
+    gpu: str = ""
+    target: str = ""
+    public: bool = False
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    error: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+
+    def age(self, now: datetime | None = None) -> float | None:
+        """Seconds since creation; None if the platform doesn't say."""
+        return None if self.created_at is None else ((now or datetime.now(UTC)) - self.created_at).total_seconds()
+
+    def time_left(self, now: datetime | None = None) -> float | None:
+        """Seconds until the platform deletes it; None if nothing does."""
+        return None if self.expires_at is None else (self.expires_at - (now or datetime.now(UTC))).total_seconds()
