@@ -1,0 +1,187 @@
+"""vLLM, checked against 0.22.1 (and its log also against 0.32.0)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gpuserve.engines import _launch, _logs
+from gpuserve.engines._logs import COUNT, NUMBER, fault, line
+from gpuserve.engines.base import MetricNames
+from gpuserve.errors import UsageError
+from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
+
+#: What the OpenAI route of 0.22.1 takes.
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+class VLLM:
+    """Plans, reads and diagnoses ``vllm serve``."""
+
+    name = "vllm"
+    title = "vLLM"
+    default_image = "vllm/vllm-openai:v0.22.1"
+    metrics = MetricNames(
+        running="vllm:num_requests_running", waiting="vllm:num_requests_waiting", kv_usage="vllm:kv_cache_usage_perc"
+    )
+    reasoning_field = "reasoning"
+
+    def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
+        """How vLLM serves ``request.model``; raises ``UsageError`` if the user's arguments break the plan."""
+        flags = _launch.Flags(request.engine_args, abbreviates=True)
+        _launch.refuse_fixed(flags, served=("--served-model-name",), model=("--model",))
+        flags.add("--host", _launch.LOOPBACK)
+        flags.add("--port", str(request.port))
+        flags.add("--served-model-name", _launch.served_name(request))
+        if facts.tool_parser or flags.given("--tool-call-parser"):
+            # A parser alone does nothing: without this flag vLLM refuses tool_choice "auto".
+            flags.add("--enable-auto-tool-choice", also=("--no-enable-auto-tool-choice",))
+        _launch.add_parsers(flags, self, request, facts)
+        flags.add("--enable-prefix-caching", also=("--no-enable-prefix-caching",))
+        flags.add("--enable-prompt-tokens-details", also=("--no-enable-prompt-tokens-details",))
+        flags.add_each(facts.flags)
+        if request.revision:
+            flags.add("--revision", request.revision)
+        program = ("vllm", "serve", request.model)
+        return _launch.finish(self, request, facts, program=program, flags=flags, health_path="/health")
+
+    def read(self, line: str) -> BootFact | None:
+        """What one line of vLLM's log says of its boot."""
+        return _logs.read(_LINES, line)
+
+    def diagnose(self, log: str) -> Diagnosis | None:
+        """Why vLLM failed, from the root cause, which is seldom the last line."""
+        return _logs.diagnose(_FAULTS, log)
+
+    def reasoning_body(self, effort: str) -> Mapping[str, object]:
+        """``reasoning_effort``, which also sets the template's ``enable_thinking``: false for "none", else true.
+
+        gpt-oss refuses "none" with an error: its reasoning can't be switched off, only be "low".
+        """
+        if effort not in _EFFORTS:
+            raise UsageError(f"unknown reasoning effort {effort!r}", hint="vLLM takes " + ", ".join(_EFFORTS))
+        return {"reasoning_effort": effort}
+
+
+_LINES = (
+    line(
+        "downloading",
+        rf"Time spent downloading weights for \S+: (?P<seconds>{NUMBER}) seconds",
+        "weights downloaded in {seconds} s",
+    ),
+    *_logs.HUB_LINES,
+    line("loading", rf"Using max model len (?P<max_context>{COUNT})", "context of {max_context} tokens"),
+    line("loading", r"Starting to load model (?P<model>\S+?)\.\.\.", "loading {model}"),
+    line("loading", rf"Checkpoint size: (?P<weights_gib>{NUMBER}) GiB", "{weights_gib} GiB of weights"),
+    line(
+        "loading",
+        r"Loading safetensors checkpoint shards:\s+(?P<percent>\d+)% Completed \| (?P<done>\d+)/(?P<all>\d+)",
+        "{done} of {all} shards",
+    ),
+    line("loading", rf"Loading weights took (?P<seconds>{NUMBER}) seconds", "weights read in {seconds} s"),
+    line(
+        "loading",
+        rf"Model loading took (?P<weights_gib>{NUMBER}) GiB (?:memory )?and (?P<seconds>{NUMBER}) seconds",
+        "{weights_gib} GiB loaded in {seconds} s",
+    ),
+    line("compiling", rf"Dynamo bytecode transform time: (?P<seconds>{NUMBER}) s", "graph traced in {seconds} s"),
+    line("compiling", rf"torch\.compile took (?P<seconds>{NUMBER}) s in total", "compiled in {seconds} s"),
+    line("compiling", r"Using cache directory: \S+ for vLLM's torch\.compile", "compiling the model"),
+    line("compiling", r"Warming up model for the compilation", "compiling the model"),
+    line("kv_cache", rf"Available KV cache memory: (?P<kv_cache_gib>{NUMBER}) GiB", "{kv_cache_gib} GiB of KV cache"),
+    line("kv_cache", rf"KV cache size: (?P<kv_cache_tokens>{COUNT}) tokens", "{kv_cache_tokens} tokens of KV cache"),
+    line(
+        "kv_cache",
+        rf"Maximum concurrency for (?P<max_context>{COUNT}) tokens per request: (?P<times>{NUMBER})x",
+        "room for {times} requests of {max_context} tokens",
+    ),
+    line("graphs", r"Capturing CUDA graphs[^:\n]*:\s+(?P<percent>\d+)%", "capturing CUDA graphs, {percent}%"),
+    line("graphs", rf"Graph capturing finished in (?P<seconds>{NUMBER}) secs", "graphs captured in {seconds} s"),
+    line("serving", r"Starting vLLM (?:API )?server[^\n]* on http", "opening the port"),
+    line("serving", r"Application startup complete", "answering"),
+)
+
+_FAULTS = (
+    fault(
+        r"^vllm[^:\n]*: error: unrecognized arguments: (?P<flags>[^\n]+)",
+        "vLLM doesn't know the argument {flags}.",
+        "Check it against vLLM 0.22.1's own help, or take an image of the version that has it with --image.",
+    ),
+    fault(
+        r"^vllm[^:\n]*: error: (?P<why>[^\n]+)", "vLLM refused its arguments: {why}.", "Correct the engine arguments."
+    ),
+    fault(
+        r"invalid tool call parser: (?P<parser>\S+) \(chose from \{(?P<known>[^}\n]*)\}",
+        "vLLM has no tool-call parser {parser}.",
+        "Name one that it has with --engine-arg=--tool-call-parser=…: {known}.",
+    ),
+    fault(
+        r"Reasoning parser '(?P<parser>[^'\n]*)' not found\. Available parsers: (?P<known>[^\"\n]*)",
+        "vLLM has no reasoning parser {parser}.",
+        "Name one that it has with --engine-arg=--reasoning-parser=…: {known}.",
+    ),
+    fault(
+        r"--enable-auto-tool-choice requires --tool-call-parser",
+        "--enable-auto-tool-choice was given without a tool-call parser.",
+        "Add --engine-arg=--tool-call-parser=… with the parser of the model's family.",
+    ),
+    fault(
+        r"(?P<parser>\w+) reasoning parser could not locate think start/end tokens",
+        "The reasoning parser ({parser}) doesn't suit the model: its tokenizer lacks the tokens that mark reasoning.",
+        "Serve the model without it, or name the parser of its own family with --engine-arg=--reasoning-parser=….",
+    ),
+    fault(
+        r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len"
+        r" \(max_position_embeddings=(?P<most>\d+)",
+        "A context of {asked} tokens was asked for; the model takes {most}.",
+        "Use --engine-arg=--max-model-len={most} or less.",
+    ),
+    fault(
+        rf"model's max seq len \((?P<asked>\d+)\), \((?P<need>{NUMBER}) GiB KV cache is needed, which is larger than"
+        rf" the available KV cache memory \((?P<have>{NUMBER}) GiB\)"
+        r"[^\n]*?estimated maximum model length is (?P<fits>\d+)",
+        "One request of the full {asked} tokens needs {need} GiB of KV cache, and {have} GiB are left.",
+        "Use --engine-arg=--max-model-len={fits} (or =auto), or a GPU with more memory.",
+    ),
+    fault(
+        r"To serve at least one request with the model's max seq len",
+        "The memory that is left for the KV cache doesn't hold one request of the model's full context.",
+        "Use --engine-arg=--max-model-len=auto, or a GPU with more memory.",
+    ),
+    fault(
+        r"No available memory for the cache blocks",
+        "Nothing is left for the KV cache once the weights are loaded.",
+        "Raise --engine-arg=--gpu-memory-utilization=… (0.92 by default), or take a GPU with more memory.",
+    ),
+    fault(
+        r"Available memory on node \d+ \((?P<have>[\d./]+) GiB\) on kv cache allocation is less than requested memory"
+        rf" for kv \((?P<asked>{NUMBER}) GiB\)",
+        "{asked} GiB of KV cache were asked for, and {have} GiB of memory are free.",
+        "Ask for less: VLLM_CPU_KVCACHE_SPACE or --kv-cache-memory-bytes.",
+    ),
+    fault(
+        r"Free memory on device (?P<device>\S+) \((?P<have>[\d./]+) GiB\) on startup is less than desired GPU memory"
+        r" utilization",
+        "Of the memory of {device} only {have} GiB are free, less than vLLM wants to take.",
+        "Stop what else uses the GPU, or lower --engine-arg=--gpu-memory-utilization=….",
+    ),
+    fault(
+        r"Model architectures \[(?P<arch>[^\]\n]*)\] are not supported",
+        "This version of vLLM doesn't know the model's architecture, {arch}.",
+        "Take a newer image with --image, or another engine.",
+    ),
+    fault(
+        r"object has no attribute 'ggml_dequantize'",
+        "This build of vLLM can't read GGUF files.",
+        "Serve the file with --engine llamacpp, or the model's safetensors repository with vLLM.",
+    ),
+    *_logs.HUB_FAULTS,
+    _logs.PORT_FAULT,
+    _logs.WEIGHTS_FAULT,
+    _logs.GPU_MEMORY_FAULT,
+    fault(
+        # Only where no inner process wrote an error of its own: that would be the cause.
+        r"\A(?![\s\S]*?\((?:EngineCore|Worker)[^)\n]*\) ERROR)[\s\S]*?EngineDeadError: EngineCore encountered an issue",
+        "vLLM's engine process died without writing a reason, as it does when it is killed from outside.",
+        "Start it again; if it dies again, give the sandbox more main memory with --memory.",
+    ),
+)

@@ -1,0 +1,230 @@
+"""The engines' readers and diagnosers, on logs that the real engines wrote."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuserve import engines
+from gpuserve.engines._logs import Fault, diagnose, fault, line, read
+from gpuserve.engines.base import Engine
+from gpuserve.engines.llamacpp import _FAULTS as LLAMA_FAULTS
+from gpuserve.engines.sglang import _FAULTS as SGLANG_FAULTS
+from gpuserve.engines.vllm import _FAULTS as VLLM_FAULTS
+from gpuserve.records import BootFact
+
+LOGS = Path(__file__).parents[1] / "data" / "logs"
+NAMES = sorted(path.name for path in LOGS.glob("*.log"))
+PHASES = {"downloading", "loading", "compiling", "kv_cache", "graphs", "serving"}
+
+
+def engine_of(name: str) -> Engine:
+    return engines.load(name.split("-")[0])
+
+
+def text_of(name: str) -> str:
+    return (LOGS / name).read_text(encoding="utf-8")
+
+
+def facts_of(name: str) -> list[BootFact]:
+    engine = engine_of(name)
+    return [fact for printed in text_of(name).splitlines() if (fact := engine.read(printed)) is not None]
+
+
+def figures_of(name: str) -> dict[str, float]:
+    """The last value of each figure, as a reader of the whole log would hold them."""
+    return {figure: value for fact in facts_of(name) for figure, value in fact.figures.items()}
+
+
+#: Words of the cause, and words of the remedy, for every failure that we have.
+DIAGNOSES = {
+    "llamacpp-b11549-fail-bad-flag.log": ("--no-such-flag", "help"),
+    "llamacpp-b11549-fail-bad-value.log": ("invalid int value: 'many'", "Correct"),
+    "llamacpp-b11549-fail-corrupt.log": ("damaged or incomplete", "Delete"),
+    "llamacpp-b11549-fail-flag-with-equals.log": ("--ctx-size=4096", "--engine-arg=--ctx-size --engine-arg=4096"),
+    "llamacpp-b11549-fail-no-file.log": ("/models/missing.gguf can't be opened: No such file", "path"),
+    "llamacpp-b11549-fail-no-model.log": ("couldn't get the model nobody/no-such-model-GGUF:Q4_K_M", "HF_TOKEN"),
+    "llamacpp-b11549-fail-not-gguf.log": ("no GGUF file", "vllm"),
+    "llamacpp-b11549-fail-port-in-use.log": ("Port 18962", "--port"),
+    "llamacpp-b11549-fail-unknown-architecture.log": ("lhama", "--image"),
+    "sglang-crash-after-ready.log": ("xgrammar", "llguidance"),
+    "sglang-fail-bad-flag.log": ("--no-such-flag", "help"),
+    "sglang-fail-mem-fraction.log": ("KV cache", "--mem-fraction-static"),
+    "sglang-fail-model-no-network.log": ("can't reach https://huggingface.co", "network"),
+    "sglang-fail-model-offline.log": ("HF_HUB_OFFLINE", "HF_HUB_OFFLINE"),
+    "sglang-fail-port-in-use.log": ("port is taken", "--port"),
+    "sglang-fail-reasoning-think-token.log": ("</think>", "--reasoning-parser"),
+    "sglang-fail-unknown-reasoning-parser.log": ("no reasoning parser nosuch", "'qwen3-thinking'"),
+    "sglang-fail-unknown-tool-parser.log": ("no tool-call parser nosuch", "'gpt-oss'"),
+    "sglang-fail-weights-corrupt.log": ("incomplete metadata, file not fully covered", "Delete"),
+    "vllm-0.22.1-engine-killed.log": ("died without writing a reason", "--memory"),
+    "vllm-0.22.1-fail-auto-tool-without-parser.log": ("without a tool-call parser", "--tool-call-parser"),
+    "vllm-0.22.1-fail-bad-flag.log": ("--no-such-flag", "help"),
+    "vllm-0.22.1-fail-gated-401.log": ("google/gated-model is gated, and no valid", "HF_TOKEN"),
+    "vllm-0.22.1-fail-gated-403.log": (
+        "google/forbidden-model is gated, and the Hugging Face account",
+        "Ask for access",
+    ),
+    "vllm-0.22.1-fail-gguf-smollm2.log": ("GGUF", "llamacpp"),
+    "vllm-0.22.1-fail-kv-cache-huge.log": ("200.0 GiB of KV cache were asked for, and 21.1/23.54 GiB", "VLLM_CPU"),
+    "vllm-0.22.1-fail-kv-cache-too-small.log": ("42.92 GiB of KV cache, and 1.0 GiB", "--max-model-len=46592"),
+    "vllm-0.22.1-fail-max-model-len.log": ("100000 tokens was asked for; the model takes 8192", "--max-model-len=8192"),
+    "vllm-0.22.1-fail-memory-util.log": ("Nothing is left for the KV cache", "--gpu-memory-utilization"),
+    "vllm-0.22.1-fail-model-dir-empty.log": ("models/empty is neither", "spelling"),
+    "vllm-0.22.1-fail-model-no-network.log": ("can't reach https://huggingface.co", "network"),
+    "vllm-0.22.1-fail-model-offline.log": ("HF_HUB_OFFLINE", "HF_HUB_OFFLINE"),
+    "vllm-0.22.1-fail-port-in-use.log": ("port is taken", "--port"),
+    "vllm-0.22.1-fail-reasoning-think-token.log": ("Gemma4ReasoningParser", "--reasoning-parser"),
+    "vllm-0.22.1-fail-repo-not-found.log": ("no model google/no-such-model", "spelling"),
+    "vllm-0.22.1-fail-unknown-reasoning-parser.log": ("no reasoning parser nosuch", "openai_gptoss"),
+    "vllm-0.22.1-fail-unknown-tool-parser.log": ("no tool-call parser nosuch", "llama3_json"),
+}
+#: It was stopped from outside after five minutes: its log names no cause.
+WITHOUT_CAUSE = {"vllm-0.22.1-fail-gguf-gemma.log"}
+CAME_UP = {name for name in NAMES if "boot" in name or "h200" in name}
+
+
+def test_every_log_has_an_expectation() -> None:
+    assert CAME_UP
+    assert set(NAMES) == DIAGNOSES.keys() | WITHOUT_CAUSE | CAME_UP
+
+
+@pytest.mark.parametrize("name", sorted(DIAGNOSES))
+def test_cause_and_remedy(name: str) -> None:
+    found = engine_of(name).diagnose(text_of(name))
+    assert found is not None
+    cause, remedy = DIAGNOSES[name]
+    assert cause in found.cause
+    assert remedy in found.remedy
+    assert "{" not in found.cause + found.remedy
+
+
+@pytest.mark.parametrize("name", sorted(CAME_UP | WITHOUT_CAUSE))
+def test_no_cause_is_made_up(name: str) -> None:
+    assert engine_of(name).diagnose(text_of(name)) is None
+
+
+def test_killed_engine_is_not_named_when_it_wrote_a_reason() -> None:
+    reason = "(EngineCore pid=9) ERROR 11-22 03:46:21 [core.py:1165] RuntimeError: something new\n"
+    assert engines.load("vllm").diagnose(reason + text_of("vllm-0.22.1-engine-killed.log")) is None
+
+
+@pytest.mark.parametrize("name", sorted(CAME_UP))
+def test_a_boot_reads_as_phases_that_end_in_serving(name: str) -> None:
+    facts = facts_of(name)
+    phases = [fact.phase for fact in facts]
+    assert set(phases) <= PHASES
+    assert phases[-1] == "serving"
+    assert phases.index("loading") < phases.index("kv_cache") < phases.index("serving")
+    assert all(fact.detail and "{" not in fact.detail for fact in facts)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if "fail" in name))
+def test_a_failed_boot_never_reads_as_answering(name: str) -> None:
+    assert "answering" not in {fact.detail for fact in facts_of(name)}
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [
+        (
+            "vllm-0.22.1-h200-gptoss-trimmed.log",
+            {"kv_cache_tokens": 4_574_402, "max_context": 131_072, "weights_gib": 13.58, "kv_cache_gib": 111.36},
+        ),
+        ("vllm-boot-0.22.1-cold.log", {"kv_cache_tokens": 46_592, "max_context": 8192, "weights_gib": 0.25}),
+        ("vllm-boot-0.32.0.log", {"kv_cache_tokens": 46_592, "max_context": 4096}),
+        ("sglang-boot.log", {"kv_cache_tokens": 16_384, "max_context": 4096, "weights_gib": 0.55}),
+        ("llamacpp-b11549-boot.log", {"kv_cache_tokens": 8192, "max_context": 8192}),
+        (
+            "llamacpp-b11549-boot-verbose.log",
+            {"kv_cache_tokens": 4096, "max_context": 2048, "weights_gib": pytest.approx(92.1 / 1024)},
+        ),
+    ],
+)
+def test_figures(name: str, figures: dict[str, float]) -> None:
+    found = figures_of(name)
+    assert {figure: found[figure] for figure in figures} == figures
+
+
+def test_phases_of_a_boot_on_a_gpu() -> None:
+    phases = [fact.phase for fact in facts_of("vllm-0.22.1-h200-gptoss-trimmed.log")]
+    assert list(dict.fromkeys(phases)) == ["loading", "compiling", "kv_cache", "graphs", "serving"]
+    (captured,) = [f for f in facts_of("vllm-0.22.1-h200-gptoss-trimmed.log") if "graphs captured" in f.detail]
+    assert captured.figures == {"seconds": 50}
+
+
+@pytest.mark.parametrize(
+    ("engine", "printed", "phase", "figures"),
+    [
+        # Shapes from the engines' sources that no log of ours holds.
+        (
+            "vllm",
+            "(Worker pid=1) INFO 11-22 03:03:28 [w.py:603] Time spent downloading weights for a/b: 61.5 seconds",
+            "downloading",
+            {"seconds": 61.5},
+        ),
+        (
+            "sglang",
+            "[2026-11-22 03:55:08] Capture cuda graph begin. This can take up to several minutes. avail mem=6.2 GB",
+            "graphs",
+            {},
+        ),
+        ("sglang", "Capturing batches (bs=1 avail_mem=5.80 GB):  40%|##", "graphs", {"percent": 40}),
+        ("sglang", "Capture cuda graph end. Time elapsed: 9.81 s. mem usage=0.4 GB.", "graphs", {"seconds": 9.81}),
+        (
+            "vllm",
+            "model-1-of-2.safetensors:  10%|#  | 0.4G/4.8G\rmodel-1-of-2.safetensors:  20%|## | 0.9G/4.8G",
+            "downloading",
+            {"percent": 20},
+        ),
+    ],
+)
+def test_lines_that_only_a_gpu_or_a_download_prints(
+    engine: str, printed: str, phase: str, figures: dict[str, float]
+) -> None:
+    fact = engines.load(engine).read(printed)
+    assert fact is not None
+    assert (fact.phase, dict(fact.figures)) == (phase, figures)
+
+
+@given(st.sampled_from(NAMES), st.randoms(use_true_random=False), st.integers(0, 40_000), st.integers(0, 2000))
+@settings(max_examples=60, deadline=None)
+def test_shuffled_and_cut_logs_never_raise(name: str, order: random.Random, start: int, length: int) -> None:
+    lines = text_of(name).splitlines()
+    order.shuffle(lines)
+    cut = "\n".join(lines)[start : start + length]
+    for known in ("vllm", "sglang", "llamacpp"):
+        engine = engines.load(known)
+        engine.diagnose(cut)
+        for printed in cut.splitlines():
+            engine.read(printed)
+
+
+@given(st.text())
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_readable(text: str) -> None:
+    for known in ("vllm", "sglang", "llamacpp"):
+        engine = engines.load(known)
+        engine.read(text)
+        engine.diagnose(text)
+
+
+@pytest.mark.parametrize("row", [*VLLM_FAULTS, *SGLANG_FAULTS, *LLAMA_FAULTS])
+def test_every_sentence_can_be_filled(row: Fault) -> None:
+    groups = dict.fromkeys(row.pattern.groupindex, "x")
+    assert "{" not in row.cause.format_map(groups)
+    assert "{" not in row.remedy.format_map(groups)
+
+
+def test_braces_in_a_log_are_text() -> None:
+    table = (fault(r"bad (?P<what>.*)", "It is {what}."),)
+    found = diagnose(table, "bad {0} {x!r}")
+    assert found is not None
+    assert found.cause == "It is {0} {x!r}."
+    fact = read((line("loading", r"at (?P<where>.*)", "{where}"),), "at {nowhere}")
+    assert fact is not None
+    assert fact.detail == "{nowhere}"
