@@ -1,0 +1,112 @@
+"""What gpuserve writes on a sandbox, and reads back: the truth about a deployment is on the platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from gpuserve.records import Deployment, LaunchPlan
+
+PREFIX = "gpuserve/"
+SCHEMA = "1"
+#: The pair that every sandbox of ours carries; what ``list`` filters by.
+MARK: Mapping[str, str] = {"gpuserve/schema": SCHEMA}
+
+
+class SandboxData(Protocol):
+    """The fields of the SDK's sandbox that we read."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    public: bool
+    target: str
+    gpu: int
+    created_at: str | None
+    auto_destroy_at: str | None
+    error_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The engine's routes, as the labels keep them: no engine need be loaded to look after a deployment."""
+
+    health: str
+    metrics: str
+
+
+def encode(launch: LaunchPlan, run_id: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a new sandbox; ``extra`` are the user's own. No secret ever goes in here."""
+    return {
+        **extra,
+        **MARK,
+        "gpuserve/run": run_id,
+        "gpuserve/engine": launch.engine,
+        "gpuserve/model": launch.model,
+        "gpuserve/served-as": launch.served_model,
+        "gpuserve/port": str(launch.port),
+        "gpuserve/session": launch.session,
+        "gpuserve/image": launch.image,
+        "gpuserve/health": launch.health_path,
+        "gpuserve/metrics": launch.metrics_path,
+    }
+
+
+def is_ours(labels: Mapping[str, str]) -> bool:
+    """Whether a sandbox with these labels was made by gpuserve."""
+    return all(labels.get(key) == value for key, value in MARK.items())
+
+
+def run_id(labels: Mapping[str, str]) -> str:
+    """The run that made the sandbox; "" for a sandbox that isn't ours."""
+    return labels.get("gpuserve/run", "")
+
+
+def routes(labels: Mapping[str, str]) -> Routes:
+    """The engine's health and metrics routes."""
+    return Routes(labels.get("gpuserve/health") or "/health", labels.get("gpuserve/metrics", ""))
+
+
+def decode(sandbox: SandboxData, state: str, gpu_type: str, place: str) -> Deployment:
+    """A sandbox of ours as a ``Deployment``. Labels that somebody broke become empty fields, not errors."""
+    labels = sandbox.labels
+    port = labels.get("gpuserve/port", "")
+    return Deployment(
+        name=sandbox.name,
+        sandbox_id=sandbox.id,
+        place=place,
+        state=state,
+        engine=labels.get("gpuserve/engine", ""),
+        model=labels.get("gpuserve/model", ""),
+        served_model=labels.get("gpuserve/served-as", ""),
+        port=int(port) if port.isascii() and port.isdigit() else 0,
+        session=labels.get("gpuserve/session", ""),
+        run_id=run_id(labels),
+        image=labels.get("gpuserve/image", ""),
+        gpu=_gpu(sandbox.gpu, gpu_type),
+        target=sandbox.target,
+        public=bool(sandbox.public),
+        created_at=_time(sandbox.created_at),
+        expires_at=_time(sandbox.auto_destroy_at),
+        error=sandbox.error_reason or "",
+        labels=dict(labels),
+    )
+
+
+def _gpu(count: float, gpu_type: str) -> str:
+    if not count:
+        return ""
+    kind = gpu_type or "GPU"
+    return f"{int(count)}x {kind}" if count > 1 else kind
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

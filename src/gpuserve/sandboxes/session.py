@@ -1,0 +1,91 @@
+"""An engine's process in a sandbox: started once, watched until it ends."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from gpuserve.errors import Conflict, NotFound
+from gpuserve.sandboxes.translate import translated
+
+if TYPE_CHECKING:
+    from daytona import Sandbox
+
+_STDOUT, _STDERR = "\x01\x01\x01", "\x02\x02\x02"
+#: Seconds within which a call on a session must be answered.
+CALL_TIMEOUT = 20
+
+
+def strip_markers(raw: str) -> str:
+    """The log without the three bytes that tell, at the start of each line, which stream it came from."""
+    return raw.replace(_STDOUT, "").replace(_STDERR, "")
+
+
+class EngineSession:
+    """The shell session that an engine runs in.
+
+    Commands are plain: never a top-level ``exit`` or ``exec``, which end the session's shell so that no exit
+    code is ever reported.
+    """
+
+    def __init__(self, sandbox: Sandbox, name: str, command_id: str = "") -> None:
+        self._sandbox = sandbox
+        self._process = sandbox.process
+        self._name = name
+        self.command_id = command_id
+
+    def launch(self, command: str) -> bool:
+        """Starts ``command`` unless the session already runs one. Says whether it started it.
+
+        Two callers at once start it once: the session's name is taken by the first.
+        """
+        from daytona import SessionExecuteRequest
+
+        try:
+            with translated("creating the engine's session"):
+                self._process.create_session(self._name, request_timeout=CALL_TIMEOUT)
+        except Conflict:
+            if self.attach(patience=5.0):
+                return False
+        with translated("starting the engine"):
+            answer = self._process.execute_session_command(
+                self._name, SessionExecuteRequest(command=command, run_async=True), timeout=CALL_TIMEOUT
+            )
+        self.command_id = answer.cmd_id
+        return True
+
+    def attach(self, *, patience: float = 0.0) -> bool:
+        """Finds the command that the session runs; False if there is none within ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            if self._find_command():
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.2)
+
+    def _find_command(self) -> bool:
+        try:
+            with translated("looking for the engine's session"):
+                commands = self._process.get_session(self._name, request_timeout=CALL_TIMEOUT).commands
+        except NotFound:
+            return False
+        if commands:
+            self.command_id = commands[-1].id
+        return bool(commands)
+
+    def log(self) -> str:
+        """The whole log so far, markers stripped. The platform has no offsets: each call reads it all."""
+        with translated("reading the engine's log"):
+            logs = self._process.get_session_command_logs(self._name, self.command_id, request_timeout=CALL_TIMEOUT)
+        return strip_markers(logs.output or "")
+
+    def exit_code(self) -> int | None:
+        """The engine's exit code; None while it runs, or if its shell died before it could say.
+
+        Raises:
+            NotFound: the session is gone, and so is the engine.
+        """
+        with translated("asking whether the engine still runs"):
+            command = self._process.get_session_command(self._name, self.command_id, request_timeout=CALL_TIMEOUT)
+        return None if command.exit_code is None else int(command.exit_code)

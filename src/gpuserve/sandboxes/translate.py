@@ -1,0 +1,108 @@
+"""Daytona's errors become ours, here and nowhere else.
+
+The SDK's classes are told apart first, then what the platform says in words: capacity and quota come as
+plain 400s. Texts as in Daytona's server v0.190 and the SDK 0.226.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpuserve.errors import (
+    BootFailed,
+    Conflict,
+    GpuserveError,
+    NetworkError,
+    NoCapacity,
+    NotAuthenticated,
+    NotFound,
+    PlatformError,
+    QuotaExceeded,
+    RateLimited,
+    TimedOut,
+    UsageError,
+)
+
+_PREFIX = re.compile(r"^(?:Failed? (?:to|during)|Failure during) [^:]{3,60}: ")
+_CAPACITY = re.compile(r"no available runners|no runner", re.IGNORECASE)
+_QUOTA = re.compile(
+    r"limit exceeded|exceeds maximum allowed|not permitted in this region|no gpu types are allowed", re.IGNORECASE
+)
+_TRANSPORT = ("MaxRetryError", "ProtocolError", "NewConnectionError", "ConnectionError", "OSError", "HTTPError")
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Runs a block that talks to Daytona; ``doing`` completes "while …" for the message."""
+    from daytona.common.errors import DaytonaError
+
+    try:
+        yield
+    except DaytonaError as error:
+        raise translate(error, doing) from error
+
+
+def translate(error: Exception, doing: str) -> GpuserveError:
+    """Our error for one of the SDK's."""
+    from daytona.common import errors as sdk
+
+    said = _said(error)
+    message = f"{said} (while {doing})"
+    if isinstance(error, sdk.DaytonaBadRequestError | sdk.DaytonaUnprocessableEntityError):
+        return _bad_request(said, message)
+    if isinstance(error, sdk.DaytonaForbiddenError):
+        return NotAuthenticated(message, hint="check the key's permissions and the organisation's regions and quotas")
+    if isinstance(error, sdk.DaytonaAuthenticationError):
+        return NotAuthenticated(
+            f"Daytona refuses the API key (while {doing})", hint="set DAYTONA_API_KEY to a valid key, or use --local"
+        )
+    for kind, build in _by_class(sdk):
+        if isinstance(error, kind):
+            return build(message)
+    if _is_transport(error):
+        return NetworkError(f"Daytona can't be reached (while {doing}): {said}", hint="check the network and try again")
+    return PlatformError(message, hint="try again; --debug shows the whole error")
+
+
+def _by_class(sdk: object) -> tuple[tuple[type, type[GpuserveError]], ...]:
+    rows = (
+        ("DaytonaQueueTimeoutError", NoCapacity),
+        ("DaytonaSpotEvictedError", BootFailed),
+        ("DaytonaNotFoundError", NotFound),
+        ("DaytonaGoneError", NotFound),
+        ("DaytonaConflictError", Conflict),
+        ("DaytonaRateLimitError", RateLimited),
+        ("DaytonaConnectionTimeoutError", NetworkError),
+        ("DaytonaTimeoutError", TimedOut),
+        ("DaytonaConnectionError", NetworkError),
+    )
+    return tuple((getattr(sdk, name), build) for name, build in rows)
+
+
+def _bad_request(said: str, message: str) -> GpuserveError:
+    if _CAPACITY.search(said):
+        return NoCapacity(message, hint="try again later, or name more types: --gpu H100,RTX-PRO-6000,H200")
+    if _QUOTA.search(said):
+        return QuotaExceeded(message, hint="delete what is not needed (gpuserve status), or ask for a higher limit")
+    return UsageError(message)
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    while (shorter := _PREFIX.sub("", text)) != text:
+        text = shorter
+    return text.splitlines()[0][:500]
+
+
+def _is_transport(error: BaseException) -> bool:
+    """Whether the chain of causes holds a transport error: the sync SDK hides urllib3's in a plain DaytonaError."""
+    current: BaseException | None = error
+    seen: set[int] = set()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if any(kind.__name__ in _TRANSPORT for kind in type(current).__mro__):
+            return True
+        current = current.__cause__ or current.__context__
+    return False

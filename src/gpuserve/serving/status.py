@@ -1,0 +1,127 @@
+"""What is live, and how it is doing: the platform's state, the engine's health and its own counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gpuserve import engines
+from gpuserve.client.health import HealthState, Prober
+from gpuserve.client.metrics import Load, read_load
+from gpuserve.engines.base import ReportsMetrics
+from gpuserve.errors import GpuserveError
+from gpuserve.records import Deployment, Endpoint
+from gpuserve.sandboxes import labels
+from gpuserve.serving.context import Context
+from gpuserve.serving.find import find, live
+from gpuserve.serving.reach import open_endpoint
+
+#: Seconds for one look at an engine's health.
+PROBE_TIMEOUT = 5.0
+#: How the probe's outcome is called in ``status``.
+WORDS = {
+    HealthState.READY: "ready",
+    HealthState.NOT_YET: "not ready",
+    HealthState.REFUSED: "refused",
+    HealthState.GONE: "gone",
+    HealthState.UNREACHABLE: "unreachable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One deployment at one moment. ``health`` is a word of ``WORDS`` or "" where the sandbox doesn't run."""
+
+    deployment: Deployment
+    moment: datetime
+    health: str = ""
+    detail: str = ""
+    url: str = ""
+    load: Load | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """As ``status --json`` prints it; times in seconds and in ISO 8601 UTC; no secret."""
+        one = self.deployment
+        return {
+            "name": one.name,
+            "sandbox_id": one.sandbox_id,
+            "place": one.place,
+            "state": one.state,
+            "health": self.health or None,
+            "detail": self.detail or one.error or None,
+            "engine": one.engine,
+            "model": one.model,
+            "served_model": one.served_model,
+            "image": one.image,
+            "gpu": one.gpu or None,
+            "target": one.target,
+            "port": one.port,
+            "public": one.public,
+            "endpoint": self.url or None,
+            "created_at": one.created_at.isoformat() if one.created_at else None,
+            "age_seconds": _whole(one.age(self.moment)),
+            "expires_at": one.expires_at.isoformat() if one.expires_at else None,
+            "seconds_left": _whole(one.time_left(self.moment)),
+            "running": self.load.running if self.load else None,
+            "waiting": self.load.waiting if self.load else None,
+            "kv_usage": self.load.kv_usage if self.load else None,
+            "run_id": one.run_id,
+            "labels": {key: value for key, value in one.labels.items() if not key.startswith(labels.PREFIX)},
+        }
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
+
+
+def survey(context: Context) -> tuple[list[Report], list[GpuserveError]]:
+    """Every live deployment, newest first, and the errors of places that did not answer."""
+    deployments, errors = live(context)
+    return inspect_all(context, deployments), errors
+
+
+def inspect(context: Context, wanted: str) -> Report:
+    """One deployment.
+
+    Raises:
+        NotFound, Conflict: ``wanted`` means none, or several.
+    """
+    return inspect_all(context, [find(context, wanted)])[0]
+
+
+def inspect_all(context: Context, deployments: Sequence[Deployment]) -> list[Report]:
+    """The reports, in the order given; engines are asked all at once."""
+    if not deployments:
+        return []
+    known = {one.deployment.sandbox_id: one.endpoint for one in context.cache.all() if one.endpoint}
+    for deployment in deployments:
+        context.sandboxes(deployment.place)  # opened here: the threads below only use it
+    with ThreadPoolExecutor(max_workers=min(16, len(deployments))) as pool:
+        return list(pool.map(lambda one: _report(context, one, known.get(one.sandbox_id)), deployments))
+
+
+def _report(context: Context, deployment: Deployment, endpoint: Endpoint | None) -> Report:
+    moment = datetime.now(UTC)
+    if deployment.state != "started":
+        return Report(deployment, moment)
+    try:
+        endpoint = endpoint or open_endpoint(context, deployment)
+    except GpuserveError as error:
+        return Report(deployment, moment, detail=error.message)
+    routes = labels.routes(deployment.labels)
+    with Prober(endpoint, routes.health, timeout=PROBE_TIMEOUT) as prober:
+        probe = prober.probe()
+    load = _load(deployment, endpoint, routes.metrics) if probe.ready else None
+    return Report(deployment, moment, WORDS[probe.state], probe.detail, endpoint.url, load)
+
+
+def _load(deployment: Deployment, endpoint: Endpoint, path: str) -> Load | None:
+    try:
+        engine = engines.load(deployment.engine)
+    except GpuserveError:
+        return None  # an engine of somebody else's plug-in: its counters stay unread
+    if not path or not isinstance(engine, ReportsMetrics):
+        return None
+    return read_load(endpoint, path, engine.metrics)

@@ -1,0 +1,228 @@
+"""``up``: plan, create, launch, wait, hand off. A step that fails is undone here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpuserve import engines
+from gpuserve.errors import BootFailed, Conflict, GpuserveError, Interrupted, TimedOut
+from gpuserve.records import Deployment, Endpoint
+from gpuserve.redaction import Redactor
+from gpuserve.sandboxes import labels
+from gpuserve.sandboxes.manager import Sandboxes
+from gpuserve.sandboxes.session import EngineSession
+from gpuserve.serving.boot import Wait
+from gpuserve.serving.context import Context
+from gpuserve.serving.enginelog import LogFile, Tail
+from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
+from gpuserve.serving.plan import Plan, at_port
+from gpuserve.serving.reach import open_endpoint
+from gpuserve.settings import state_directory
+
+#: Asked at the first Ctrl-C with the sandbox's name: True keeps it, False deletes it.
+AskKeep = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How ``up`` behaves. ``log_file`` None means the default place; ``ask_keep`` None means ``keep_failed``."""
+
+    wait: bool = True
+    keep_failed: bool = False
+    log_file: Path | None = None
+    ask_keep: AskKeep | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What ``up`` hands off. ``ready`` is False only where it was told not to wait."""
+
+    deployment: Deployment
+    endpoint: Endpoint
+    ready: bool
+    log_file: str
+    seconds: float
+
+
+def up(plan: Plan, context: Context, *, emit: Emit, options: Options = Options()) -> Deployed:
+    """Brings ``plan`` up and returns it ready (or launched, where ``options.wait`` is off).
+
+    A sandbox of that name that serves the same plan is picked up instead of created.
+
+    Raises:
+        Conflict: the name belongs to something else.
+        BootFailed, TimedOut, NoCapacity, QuotaExceeded, NotAuthenticated, NetworkError, PlatformError: as it
+            happened; the sandbox is deleted, or kept where ``options.keep_failed`` says so.
+        Interrupted: Ctrl-C.
+    """
+    return _Up(plan, context, emit, options).run()
+
+
+class _Up:
+    def __init__(self, plan: Plan, context: Context, emit: Emit, options: Options) -> None:
+        self._plan = plan
+        self._context = context
+        self._sandboxes: Sandboxes = context.sandboxes(plan.place)
+        self._emit = emit
+        self._options = options
+        self._began = time.monotonic()
+        self._file = LogFile(None, Redactor())
+
+    def run(self) -> Deployed:
+        self._emit(Planned(self._plan))
+        existing = self._existing()
+        if existing is not None:
+            return self._serve(self._settled(existing))
+        try:
+            created = self._create()
+        except Conflict:
+            existing = self._existing()  # somebody was faster with the same name
+            if existing is None:
+                raise
+            return self._serve(self._settled(existing))
+        return self._serve_or_undo(created)
+
+    # -- the sandbox ---------------------------------------------------------------------------------------
+
+    def _existing(self) -> Deployment | None:
+        """The deployment that an explicit name already belongs to."""
+        if not self._plan.request.name:
+            return None
+        found = self._sandboxes.find(self._plan.name)
+        if found is None or found.state in ("destroyed", "destroying"):
+            return None
+        launch = self._plan.launch
+        same = (launch.engine, launch.model, launch.served_model, launch.image)
+        if (found.engine, found.model, found.served_model, found.image) != same:
+            raise Conflict(
+                f"{found.name} exists and serves {found.model} on {found.engine}",
+                hint=f"choose another --name, or delete it: gpuserve down {found.name}",
+            )
+        self._plan = at_port(self._plan, found.port)  # the sandbox's labels say where its engine listens
+        self._emit(PickedUp(found))
+        return found
+
+    def _settled(self, deployment: Deployment) -> Deployment:
+        """A picked-up deployment once its sandbox runs."""
+        while deployment.state != "started":
+            if deployment.state in ("error", "build_failed", "destroying", "destroyed", "stopped"):
+                reason = deployment.error or deployment.state
+                raise Conflict(f"{deployment.name} exists but is {reason}", hint=f"gpuserve down {deployment.name}")
+            if time.monotonic() > self._deadline:
+                raise TimedOut(f"{deployment.name} is still {deployment.state}", hint="raise --timeout")
+            time.sleep(0.5)
+            deployment = self._sandboxes.get(deployment.sandbox_id)
+        return deployment
+
+    @property
+    def _deadline(self) -> float:
+        return self._began + self._plan.request.timeout
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _create(self) -> Deployment:
+        plan = self._plan
+        creation = self._sandboxes.start_creation(
+            plan.request,
+            plan.launch,
+            name=plan.name,
+            run_id=plan.run_id,
+            timeout=plan.request.timeout,
+            on_build_log=lambda text: self._emit(BuildLog(text)),
+        )
+        try:
+            sandbox = creation.wait(lambda state: self._emit(SandboxState(plan.name, state, self._seconds())))
+        except BaseException as error:
+            left = creation.settle()
+            if left is not None:
+                self._undo(self._sandboxes.get(left.id), error)
+            raise self._as_ours(error) from error
+        return self._sandboxes.get(sandbox.id)
+
+    # -- the engine ----------------------------------------------------------------------------------------
+
+    def _serve_or_undo(self, deployment: Deployment) -> Deployed:
+        try:
+            return self._serve(deployment)
+        except BaseException as error:
+            self._undo(deployment, error)
+            raise self._as_ours(error) from error
+
+    def _serve(self, deployment: Deployment) -> Deployed:
+        session = self._launch(deployment)
+        endpoint = open_endpoint(self._context, deployment)
+        ready = self._options.wait
+        if ready:
+            self._wait(deployment, endpoint, session)
+            self._emit(Ready(deployment, endpoint, self._seconds()))
+        return Deployed(deployment, endpoint, ready, str(self._file.path or ""), self._seconds())
+
+    def _launch(self, deployment: Deployment) -> EngineSession:
+        session = self._sandboxes.session(deployment)
+        if not session.attach():
+            session.launch(self._plan.command)
+        if self._options.wait:
+            self._file = LogFile(self._log_path(), self._redactor())
+            if self._file.problem:
+                self._emit(Warned(self._file.problem))
+        self._emit(Launched(deployment, str(self._file.path or ""), self._seconds()))
+        return session
+
+    def _log_path(self) -> Path:
+        if self._options.log_file is not None:
+            return self._options.log_file
+        chosen = self._context.settings.log_dir
+        return (Path(chosen) if chosen else state_directory() / "logs") / f"{self._plan.name}.log"
+
+    def _redactor(self) -> Redactor:
+        return Redactor((*self._context.settings.secrets, *self._plan.secrets))
+
+    def _wait(self, deployment: Deployment, endpoint: Endpoint, session: EngineSession) -> None:
+        wait = Wait(
+            self._sandboxes,
+            deployment,
+            endpoint,
+            engines.load(deployment.engine),
+            health_path=labels.routes(deployment.labels).health,
+            deadline=self._deadline,
+            began=self._began,
+            emit=self._emit,
+        )
+        with Tail(session, self._file) as tail:
+            try:
+                wait.until_ready(tail)
+            except BootFailed as error:
+                error.log_file = str(self._file.path or "")
+                raise
+            finally:
+                tail.finish()
+                wait.report(tail)
+
+    # -- what went wrong -----------------------------------------------------------------------------------
+
+    def _undo(self, deployment: Deployment, error: BaseException) -> None:
+        """Deletes the sandbox or says that it was kept. A failure to delete is reported, not raised over ``error``."""
+        if self._keeps(deployment, error):
+            self._emit(Warned(f"{deployment.name} was kept; delete it with: gpuserve down {deployment.name}"))
+            return
+        try:
+            self._sandboxes.delete(deployment.sandbox_id)
+        except GpuserveError as left:
+            self._emit(Warned(f"{deployment.name} may still exist ({left.message}): gpuserve down {deployment.name}"))
+            return
+        self._context.cache.forget(deployment.sandbox_id)
+        self._emit(Removed(deployment.name))
+
+    def _keeps(self, deployment: Deployment, error: BaseException) -> bool:
+        if isinstance(error, KeyboardInterrupt) and self._options.ask_keep is not None:
+            return self._options.ask_keep(deployment.name)
+        return self._options.keep_failed
+
+    def _as_ours(self, error: BaseException) -> BaseException:
+        if isinstance(error, KeyboardInterrupt):
+            return Interrupted(f"interrupted after {self._seconds():.0f} s")
+        return error
