@@ -1,0 +1,5 @@
+"""``python -m gpuserve``."""
+
+from gpuserve.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""How a command is made: every one gets the same flags, from one place, and a ``Run`` to work with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from gpuserve.cli.output import Output
+
+if TYPE_CHECKING:
+    from gpuserve.serving.context import Context
+
+_PANEL = "Everywhere"
+
+Json = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": …} or {"error": …}.', rich_help_panel=_PANEL)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.", rich_help_panel=_PANEL)]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more about progress.", rich_help_panel=_PANEL)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.", rich_help_panel=_PANEL)]
+Local = Annotated[
+    bool, typer.Option("--local", help="Use this machine: no account, no GPU needed.", rich_help_panel=_PANEL)
+]
+EnvFile = Annotated[
+    Path | None, typer.Option("--env-file", help="Read settings from this file, not .env.", rich_help_panel=_PANEL)
+]
+#: The argument by which most commands name a deployment.
+Id = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ID]", help="Name, sandbox ID or a unique prefix; may be left out if only one deployment is live."
+    ),
+]
+
+
+@dataclass
+class Run:
+    """One run of one command: how it prints, and what it can reach."""
+
+    output: Output
+    local: bool = False
+    env_file: Path | None = None
+
+    @cached_property
+    def context(self) -> Context:
+        """Settings, cache and places. Building it imports pydantic-settings, so a command asks for it late."""
+        from gpuserve.serving.context import Context
+        from gpuserve.settings import load
+        from gpuserve.state import Cache
+
+        cache = Cache()
+        context = Context(load(self.env_file), cache, self.local)
+        if cache.warning:
+            self.output.warn(cache.warning)
+        return context
+
+
+def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function whose first parameter is a ``Run`` as a command of ``app``.
+
+    ``--json``, ``--quiet``, ``--verbose``, ``--debug``, ``--local`` and ``--env-file`` are added to its own options.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def call(
+            *,
+            json: bool,
+            quiet: bool,
+            verbose: bool,
+            debug: bool,  # noqa: ARG001  # read by ``main``, which reports errors
+            local: bool,
+            env_file: Path | None,
+            **own: Any,
+        ) -> None:
+            function(Run(Output(as_json=json, quiet=quiet, verbose=verbose), local, env_file), **own)
+
+        hints = get_type_hints(function, include_extras=True)
+        parameters = [
+            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in list(inspect.signature(function).parameters.values())[1:]
+        ]
+        parameters += _shared()
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        call.__doc__, call.__name__ = function.__doc__, function.__name__
+        app.command(**options)(call)
+        return function
+
+    return register
+
+
+def _shared() -> list[inspect.Parameter]:
+    kinds: tuple[tuple[str, Any, Any], ...] = (
+        ("json", Json, False),
+        ("quiet", Quiet, False),
+        ("verbose", Verbose, False),
+        ("debug", Debug, False),
+        ("local", Local, False),
+        ("env_file", EnvFile, None),
+    )
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(name, keyword, default=default, annotation=kind) for name, kind, default in kinds]

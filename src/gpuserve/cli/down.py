@@ -1,0 +1,88 @@
+"""``gpuserve down``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuserve.cli.command import Run, command
+from gpuserve.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from gpuserve.records import Deployment
+    from gpuserve.serving.down import Gone
+
+EPILOG = (
+    "Examples: gpuserve down gpt-oss-20b-7f3c · gpuserve down --all --yes · gpuserve down ci-17 --ignore-not-found. "
+    "With --json: {data: [{name, sandbox_id, deleted, error}]}."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, name="down", epilog=EPILOG)(down)
+
+
+def down(
+    run: Run,
+    which: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="One deployment or several.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything that is live.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="An ID that means nothing is no error.")
+    ] = False,
+) -> None:
+    """Delete deployments and make sure that they are gone."""
+    if bool(which) == everything:
+        raise UsageError("name what to delete, or say --all", hint="gpuserve status lists what is live")
+    from gpuserve.serving import down as core
+    from gpuserve.serving.find import live
+
+    missing: list[str] = []
+    if everything:
+        chosen, errors = live(run.context)
+        for error in errors:
+            run.output.warn(error.message)
+        _confirm(run, chosen, yes=yes)
+    else:
+        chosen, missing = core.named(run.context, which or [], ignore_not_found=ignore_not_found)
+    for name in missing:
+        run.output.say("down", f"{name} was not there")
+    if everything and not chosen:
+        run.output.say("down", "nothing is live")
+    _report(run, core.delete(run.context, chosen))
+
+
+def _confirm(run: Run, chosen: list[Deployment], *, yes: bool) -> None:
+    if yes or not chosen:
+        return
+    names = ", ".join(one.name for one in chosen)
+    if not sys.stdin.isatty():
+        raise UsageError(f"this would delete {names}", hint="say so with --yes")
+    run.output.raw(f"Delete {names}? [y/N] ")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Interrupted("nothing was deleted")
+
+
+def _report(run: Run, results: list[Gone]) -> None:
+    run.output.data(
+        [
+            {
+                "name": one.name,
+                "sandbox_id": one.sandbox_id,
+                "deleted": one.error is None,
+                "error": None if one.error is None else one.error.as_dict(),
+            }
+            for one in results
+        ]
+    )
+    for one in results:
+        if one.error is None:
+            run.output.say("down", f"{one.name} deleted, it is gone" if one.existed else f"{one.name} was gone already")
+        else:
+            run.output.warn(f"{one.name}: {one.error.message}")
+    failed = [one.error for one in results if one.error is not None]
+    if failed:
+        raise failed[0]

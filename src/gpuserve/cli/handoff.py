@@ -1,0 +1,62 @@
+"""The last step of ``up``: what a script gets on stdout, and what a person reads below it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuserve.cli.output import Output
+from gpuserve.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpuserve.serving.up import Deployed
+
+
+def check_format(form: str) -> None:
+    """Raises ``UsageError`` for a hand-off format that doesn't exist, before anything is created."""
+    from gpuserve.access import FORMATS
+
+    if form not in FORMATS:
+        raise UsageError(f"unknown output format {form!r}", hint="one of " + ", ".join(FORMATS))
+
+
+def hand_off(output: Output, deployed: Deployed, form: str) -> None:
+    """Prints the endpoint. In JSON mode ``{"data": …}``; else as ``form`` says, then what to do next."""
+    from gpuserve.access import as_dict, render
+
+    deployment, endpoint = deployed.deployment, deployed.endpoint
+    more = {"ready": deployed.ready, "log_file": deployed.log_file, "seconds": round(deployed.seconds, 3)}
+    output.data({**as_dict(endpoint, deployment), **more})
+    if form == "github" and not output.as_json:
+        _to_github(output, deployed)
+    elif not output.as_json:
+        output.result(render(endpoint, deployment, form))
+    _next(output, deployed)
+
+
+def _to_github(output: Output, deployed: Deployed) -> None:
+    """Masks on stdout first, then the outputs, into the step's file if there is one."""
+    from gpuserve.access import github
+
+    export = github(deployed.endpoint, deployed.deployment)
+    output.result(export.masks)
+    target = os.environ.get("GITHUB_OUTPUT")
+    if target:
+        with Path(target).open("a", encoding="utf-8") as file:
+            file.write(export.outputs)
+    else:
+        output.result(export.outputs)
+
+
+def _next(output: Output, deployed: Deployed) -> None:
+    from gpuserve.access import describe
+
+    name = shlex.quote(deployed.deployment.name)
+    for sentence in describe(deployed.deployment):
+        output.say("access", sentence)
+    if not deployed.ready:
+        output.say("next", f"gpuserve status {name}     gpuserve logs -f {name}")
+        return
+    output.say("next", f'gpuserve query "hello"     gpuserve share --expires 1h     gpuserve down {name}')

@@ -1,0 +1,76 @@
+"""The one place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from typer.exceptions import Abort, TyperException
+
+from gpuserve.cli.app import app
+from gpuserve.cli.output import report_error
+from gpuserve.errors import GpuserveError, Interrupted, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its status."""
+    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command; returns its exit status, having said what went wrong, if anything did."""
+    ours = argv[: argv.index("--")] if "--" in argv else argv
+    as_json, debug = "--json" in ours, "--debug" in ours
+    try:
+        status = app(args=argv, prog_name="gpuserve", standalone_mode=False)
+        _flush()
+    except GpuserveError as error:
+        return _fail(error, as_json=as_json, debug=debug)
+    except TyperException as error:
+        return _usage(error, as_json=as_json)
+    except (KeyboardInterrupt, Abort):
+        return _fail(Interrupted("interrupted"), as_json=as_json, debug=False)
+    except BrokenPipeError:
+        return _silence()
+    except Exception as error:  # noqa: BLE001  # the last boundary: a defect of ours, told as such
+        return _fail(_defect(error), as_json=as_json, debug=debug)
+    else:
+        return status if isinstance(status, int) else 0
+
+
+def _fail(error: GpuserveError, *, as_json: bool, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        from gpuserve.redaction import Redactor
+
+        sys.stderr.write(Redactor()("".join(traceback.format_exception(error))))
+    report_error(error.as_dict(), as_json=as_json)
+    return error.exit_status
+
+
+def _usage(error: TyperException, *, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "gpuserve"
+    return _fail(UsageError(error.format_message(), hint=f"{path} --help"), as_json=as_json, debug=False)
+
+
+def _defect(error: Exception) -> GpuserveError:
+    told = GpuserveError(
+        f"gpuserve failed in a way it should not: {type(error).__name__}: {error}",
+        hint="run it again with --debug and report what it prints",
+    )
+    told.__cause__ = error
+    return told
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _silence() -> int:
+    """The reader of stdout has gone (``| head``): nothing more to say, nor to complain about."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

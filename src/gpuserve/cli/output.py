@@ -1,0 +1,123 @@
+"""Everything that gpuserve prints. stdout carries what a script wants; everything for a person goes to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpuserve.redaction import Redactor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LABEL_WIDTH = 10
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters: what came from elsewhere must not drive the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
+class Output:
+    """Where one command's results and remarks go.
+
+    ``json`` puts one document, ``{"data": …}``, on stdout (or lines, where a command streams); ``quiet`` drops the
+    remarks, ``verbose`` adds to them.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+
+    @property
+    def lively(self) -> bool:
+        """Whether stderr is a terminal on which things may move."""
+        return sys.stderr.isatty() and not self.quiet and not self.as_json and os.environ.get("TERM") != "dumb"
+
+    def data(self, payload: object) -> None:
+        """The command's result, in JSON mode only; nothing otherwise."""
+        if self.as_json:
+            self.line({"data": payload})
+
+    def line(self, document: Mapping[str, object]) -> None:
+        """One JSON document on a line of stdout, whatever the mode."""
+        self.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    def write(self, text: str) -> None:
+        """Text on stdout, as it is, at once."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def result(self, text: str) -> None:
+        """The command's result for a person or a script; nothing in JSON mode."""
+        if not self.as_json:
+            self.write(text if text.endswith("\n") else text + "\n")
+
+    def say(self, label: str, text: str) -> None:
+        """A remark on stderr: a word that tells what it is about, and the remark."""
+        if not self.quiet:
+            self._remark(label, text)
+
+    def warn(self, text: str) -> None:
+        """Something a person should know, even with ``--quiet``."""
+        self._remark("warning", text)
+
+    def detail(self, label: str, text: str) -> None:
+        """A remark that only ``--verbose`` shows."""
+        if self.verbose:
+            self._remark(label, text)
+
+    def raw(self, text: str) -> None:
+        """Text on stderr, as it is."""
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    def _remark(self, label: str, text: str) -> None:
+        lines = plain(text).splitlines() or [""]
+        shown = f"{label:<{_LABEL_WIDTH}}{lines[0]}\n"
+        self.raw(shown + "".join(f"{'':<{_LABEL_WIDTH}}{line}\n" for line in lines[1:]))
+
+    def console(self, *, to_stdout: bool = False) -> Console:
+        """A rich console; ``NO_COLOR`` and pipes are honoured by rich itself."""
+        from rich.console import Console
+
+        return Console(stderr=not to_stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout: drawn on a terminal, tab-separated off it."""
+        if not sys.stdout.isatty():
+            self.write("\n".join("\t".join(map(plain, row)) for row in (columns, *rows)) + "\n")
+            return
+        self.console(to_stdout=True).print(make_table(columns, rows))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A rich table without ruling lines."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def report_error(error: Mapping[str, object], *, as_json: bool) -> None:
+    """The last words of a command that failed: JSON on stdout, or one sentence and a hint on stderr."""
+    redact = Redactor()
+    if as_json:
+        shown = {key: redact(value) if isinstance(value, str) else value for key, value in error.items()}
+        sys.stdout.write(json.dumps({"error": shown}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+        return
+    output = Output()
+    output.raw(f"{'error':<{_LABEL_WIDTH}}{redact(plain(str(error['message'])))}\n")
+    for key, label in (("hint", "try"), ("log_file", "log")):
+        if error.get(key):
+            output.raw(f"{label:<{_LABEL_WIDTH}}{redact(plain(str(error[key])))}\n")

@@ -1,0 +1,109 @@
+"""``gpuserve status``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuserve.cli.command import Id, Run, command
+from gpuserve.durations import format_duration
+
+if TYPE_CHECKING:
+    from gpuserve.serving.status import Report
+
+EPILOG = (
+    "Examples: gpuserve status · gpuserve status gpt-oss-20b-7f3c · gpuserve status --watch. "
+    "With --json: {data: [{name, state, health, gpu, age_seconds, seconds_left, endpoint, …}]}, one object with an ID."
+)
+COLUMNS = ("NAME", "STATE", "HEALTH", "MODEL", "ENGINE", "GPU", "AGE", "LEFT", "RUN/WAIT", "KV", "ENDPOINT")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    command(app, name="status", epilog=EPILOG)(status)
+
+
+def status(
+    run: Run,
+    which: Id = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again until Ctrl-C.")] = False,
+    every: Annotated[str, typer.Option(help="How often --watch looks.")] = "2s",
+) -> None:
+    """Show what is live and how it is doing."""
+    from gpuserve.durations import parse_duration
+
+    pause = max(1, parse_duration(every))
+    if not watch:
+        _once(run, which)
+        return
+    try:
+        while True:
+            if run.output.lively:
+                run.output.write("\x1b[H\x1b[2J")
+            _once(run, which)
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        return
+
+
+def _once(run: Run, which: str | None) -> None:
+    from gpuserve.serving import status as core
+
+    if which is not None:
+        report = core.inspect(run.context, which)
+        run.output.data(report.as_dict())
+        if not run.output.as_json:
+            run.output.result("\n".join(f"{label:<12}{value}" for label, value in details(report)))
+        return
+    reports, errors = core.survey(run.context)
+    for error in errors:
+        run.output.warn(error.message)
+    run.output.data([report.as_dict() for report in reports])
+    if run.output.as_json:
+        return
+    if not reports:
+        run.output.say("status", "nothing is live: gpuserve up --local, or gpuserve up --model openai/gpt-oss-20b")
+        return
+    run.output.table(COLUMNS, [row(report) for report in reports])
+
+
+def row(report: Report) -> tuple[str, ...]:
+    """One line of the table."""
+    one, load = report.deployment, report.load
+    return (
+        one.name,
+        one.state,
+        report.health or "-",
+        one.model,
+        one.engine,
+        one.gpu or "-",
+        _duration(one.age(report.moment)),
+        "no limit" if one.expires_at is None else _duration(one.time_left(report.moment)),
+        "-" if load is None else f"{_number(load.running)}/{_number(load.waiting)}",
+        "-" if load is None or load.kv_usage is None else f"{load.kv_usage:.0%}",
+        report.url or "-",
+    )
+
+
+def details(report: Report) -> list[tuple[str, str]]:
+    """The view of one deployment: what it is, where it answers, who can reach it."""
+    from gpuserve.access import describe
+
+    one = report.deployment
+    shown = [(column.capitalize(), value) for column, value in zip(COLUMNS, row(report), strict=True)]
+    shown += [("Sandbox", one.sandbox_id), ("Place", one.place), ("Image", one.image), ("Port", str(one.port))]
+    if one.expires_at is not None:
+        shown.append(("Deleted at", one.expires_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")))
+    if report.detail or one.error:
+        shown.append(("Detail", report.detail or one.error))
+    return shown + [("Access", sentence) for sentence in describe(one)]
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
