@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuserve.cli.command import Run, command
+from gpuserve.cli.output import shown_path
 from gpuserve.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _show(run: Run, info: HostInfo | None, *, show_key: bool) -> None:
         return
     shown = {"running": True, "api_url": info.url, "pid": info.pid, "state_dir": str(info.state_dir)}
     run.output.data({**shown, "api_key": info.key} if show_key else shown)
-    run.output.say("host", f"runs at {info.url} (process {info.pid}), its state is in {info.state_dir}")
+    run.output.say(
+        "host", f"runs at {info.url} (process {info.pid}), its state is in {shown_path(str(info.state_dir))}"
+    )
     if show_key:
         run.output.result(f"export DAYTONA_API_URL={info.url}\nexport DAYTONA_API_KEY={info.key}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gpuserve.cli.command import Id, Run, command
+from gpuserve.cli.output import shown_path
 from gpuserve.errors import Interrupted
 
 EPILOG = (
@@ -46,7 +47,7 @@ def logs(
     chosen = choose(text)
     run.output.data({"name": which, "log": chosen, "source": source or "platform"})
     if source:
-        run.output.say("log", f"the deployment is gone; this is the copy in {source}")
+        run.output.say("log", f"the deployment is gone; this is the copy in {shown_path(source)}")
     if not run.output.as_json:
         run.output.write(chosen)
 

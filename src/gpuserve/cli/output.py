@@ -21,6 +21,14 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 
 
+def shown_path(path: str) -> str:
+    """``path`` as a person types it: the home directory as ``~``."""
+    from pathlib import Path
+
+    home = str(Path.home())
+    return f"~{path.removeprefix(home)}" if path.startswith(f"{home}/") else path
+
+
 class Output:
     """Where one command's results and remarks go.
 
@@ -118,6 +126,7 @@ def report_error(error: Mapping[str, object], *, as_json: bool) -> None:
         return
     output = Output()
     output.raw(f"{'error':<{_LABEL_WIDTH}}{redact(plain(str(error['message'])))}\n")
-    for key, label in (("hint", "try"), ("log_file", "log")):
-        if error.get(key):
-            output.raw(f"{label:<{_LABEL_WIDTH}}{redact(plain(str(error[key])))}\n")
+    if error.get("hint"):
+        output.raw(f"{'try':<{_LABEL_WIDTH}}{redact(plain(str(error['hint'])))}\n")
+    if error.get("log_file"):
+        output.raw(f"{'log':<{_LABEL_WIDTH}}{shown_path(str(error['log_file']))}\n")

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gpuserve.cli.output import Output
+from gpuserve.cli.output import Output, shown_path
 from gpuserve.durations import format_clock, format_duration
 from gpuserve.records import BootFact
 from gpuserve.serving.events import (
@@ -118,7 +118,9 @@ class Progress:
             case SandboxState(name, state, seconds):
                 self._say("sandbox", f"{name} {STATES.get(state, state)}", seconds)
             case Launched(_, log_file, seconds):
-                self._say("engine", "started" + (f", its log goes to {log_file}" if log_file else ""), seconds)
+                self._say(
+                    "engine", "started" + (f", its log goes to {shown_path(log_file)}" if log_file else ""), seconds
+                )
             case Ready(_, _, seconds):
                 self._say("ready", self._summary(), seconds)
             case Removed(name):
@@ -147,7 +149,8 @@ class Progress:
         if fact.phase != self._phase:
             self._phase = fact.phase
             what = PHASES.get(fact.phase, fact.phase)
-            self._say("engine", f"{what}: {fact.detail}" if fact.detail else what, seconds)
+            told = fact.detail and fact.detail != what
+            self._say("engine", f"{what}: {fact.detail}" if told else what, seconds)
 
     def _summary(self) -> str:
         parts = []

@@ -92,7 +92,10 @@ def details(report: Report) -> list[tuple[str, str]]:
     from gpuserve.access import describe
 
     one = report.deployment
-    shown = [(column.capitalize(), value) for column, value in zip(COLUMNS, row(report), strict=True)]
+    shown = [
+        (column if column in ("GPU", "KV") else column.capitalize(), value)
+        for column, value in zip(COLUMNS, row(report), strict=True)
+    ]
     shown += [("Sandbox", one.sandbox_id), ("Place", one.place), ("Image", one.image), ("Port", str(one.port))]
     if one.expires_at is not None:
         shown.append(("Deleted at", one.expires_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")))
