@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from gpuserve.records import DEFAULT_BOOT_TIMEOUT, DEFAULT_PORT, Deployment, Endpoint, ServeRequest
 
@@ -49,44 +49,45 @@ class Live:
                 raise gone.error
 
 
-def up(
-    model: str = "",
-    *,
-    engine: str = "",
-    local: bool = False,
-    name: str = "",
-    served_as: str = "",
-    revision: str = "",
-    image: str = "",
-    port: int | None = None,
-    gpus: Sequence[str] | None = None,
-    gpu_count: int = 1,
-    cpu: int | None = None,
-    memory: int | None = None,
-    disk: int | None = None,
-    target: str = "",
-    public: bool = False,
-    ttl: str = "",
-    timeout: int = DEFAULT_BOOT_TIMEOUT,
-    queue_timeout: int | None = None,
-    env: Mapping[str, str] | None = None,
-    labels: Mapping[str, str] | None = None,
-    engine_args: Sequence[str] = (),
-    keep_failed: bool = False,
-    log_file: Path | None = None,
-    env_file: Path | None = None,
-    emit: Emit | None = None,
-) -> Live:
-    """Brings a model up and waits until it answers; see ``gpuserve up --help`` for what is left out.
+class UpOptions(TypedDict, total=False):
+    """What ``up`` takes besides the model; ``gpuserve up --help`` says what is left out.
 
-    ``ttl`` is a duration such as "2h" or "none", ``timeout`` in seconds, ``queue_timeout`` in minutes, ``memory``
-    and ``disk`` in GiB. ``gpus`` None means the default, an empty sequence none. ``emit`` gets the events of
-    ``gpuserve.serving.events``.
+    ``ttl`` is a duration such as "2h" or "none", ``timeout`` in seconds, ``queue_timeout`` in minutes, ``memory`` and
+    ``disk`` in GiB; ``gpus`` an empty sequence means none. ``emit`` gets the events of ``gpuserve.serving.events``.
+    """
+
+    engine: str
+    local: bool
+    name: str
+    served_as: str
+    revision: str
+    image: str
+    port: int
+    gpus: Sequence[str]
+    gpu_count: int
+    cpu: int
+    memory: int
+    disk: int
+    target: str
+    public: bool
+    ttl: str
+    timeout: int
+    queue_timeout: int
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    engine_args: Sequence[str]
+    keep_failed: bool
+    log_file: Path
+    env_file: Path
+    emit: Emit
+
+
+def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
+    """Brings a model up and waits until it answers.
 
     Raises:
         GpuserveError: as the command of that name; nothing is left running unless ``keep_failed``.
     """
-    from gpuserve.serving import defaults
     from gpuserve.serving.context import Context
     from gpuserve.serving.events import ignore
     from gpuserve.serving.plan import make_plan
@@ -95,33 +96,42 @@ def up(
     from gpuserve.settings import load
     from gpuserve.state import Cache
 
-    settings = load(env_file)
-    context = Context(settings, Cache(), local)
-    local = context.only_local
-    engine, model = defaults.engine_and_model(engine, model, settings, local=local)
-    request = ServeRequest(
+    context = Context(load(options.get("env_file")), Cache(), options.get("local", False))
+    request = _request(model, options, context)
+    place = "local" if context.only_local else "daytona"
+    plan = make_plan(request, place=place, any_port="port" not in options)
+    context.sandboxes(context.place_for_up())
+    how = Options(keep_failed=options.get("keep_failed", False), log_file=options.get("log_file"))
+    deployed = bring_up(plan, context, emit=options.get("emit", ignore), options=how)
+    return Live(context, deployed.deployment, deployed.endpoint)
+
+
+def _request(model: str, options: UpOptions, context: Context) -> ServeRequest:
+    """The checked request: what was said, then the settings, then the defaults."""
+    from gpuserve.serving import defaults
+
+    settings, local = context.settings, context.only_local
+    engine, model = defaults.engine_and_model(options.get("engine", ""), model, settings, local=local)
+    gpus = options.get("gpus")
+    return ServeRequest(
         model=model,
         engine=engine,
-        name=name,
-        served_as=served_as,
-        revision=revision,
-        image=image,
-        port=DEFAULT_PORT if port is None else port,
+        name=options.get("name", ""),
+        served_as=options.get("served_as", ""),
+        revision=options.get("revision", ""),
+        image=options.get("image", ""),
+        port=options.get("port", DEFAULT_PORT),
         gpus=defaults.gpus("", settings, local=local) if gpus is None else tuple(gpus),
-        gpu_count=gpu_count,
-        cpu=cpu,
-        memory=memory,
-        disk=disk,
-        target=target or ("" if local else settings.region),
-        public=public,
-        ttl=defaults.ttl(ttl, settings),
-        timeout=timeout,
-        queue_timeout=queue_timeout,
-        env=defaults.environment(env or {}, settings),
-        labels=labels or {},
-        engine_args=tuple(engine_args),
+        gpu_count=options.get("gpu_count", 1),
+        cpu=options.get("cpu"),
+        memory=options.get("memory"),
+        disk=options.get("disk"),
+        target=options.get("target") or ("" if local else settings.region),
+        public=options.get("public", False),
+        ttl=defaults.ttl(options.get("ttl", ""), settings),
+        timeout=options.get("timeout", DEFAULT_BOOT_TIMEOUT),
+        queue_timeout=options.get("queue_timeout"),
+        env=defaults.environment(options.get("env", {}), settings),
+        labels=options.get("labels", {}),
+        engine_args=tuple(options.get("engine_args", ())),
     )
-    plan = make_plan(request, place="local" if local else "daytona", any_port=port is None)
-    context.sandboxes(context.place_for_up())
-    deployed = bring_up(plan, context, emit=emit or ignore, options=Options(keep_failed=keep_failed, log_file=log_file))
-    return Live(context, deployed.deployment, deployed.endpoint)

@@ -1,11 +1,14 @@
-"""From ``up``'s flags and the settings to a checked request and its plan."""
+"""``up``'s flags, and the way from them and the settings to a checked request and its plan."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from gpuserve.durations import parse_duration
 from gpuserve.errors import UsageError
@@ -16,32 +19,56 @@ if TYPE_CHECKING:
     from gpuserve.serving.plan import Plan
     from gpuserve.settings import Settings
 
+_MODEL, _SANDBOX, _HAND_OFF = "Model and engine", "Sandbox", "Waiting and hand-off"
+
+
+def _option(panel: str, help_text: str, *names: str) -> typer.models.OptionInfo:
+    """An option whose default isn't shown: the help says it where None isn't the whole story."""
+    info: typer.models.OptionInfo = typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False)
+    return info
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """``up``'s flags as they were typed; None means not said."""
 
-    model: str | None
-    engine: str | None
-    served_as: str | None
-    revision: str | None
-    image: str | None
-    engine_args: tuple[str, ...]
-    extra: tuple[str, ...]
-    env: tuple[str, ...]
-    gpu: str | None
-    gpu_count: int
-    cpu: int | None
-    memory: int | None
-    disk: int | None
-    target: str | None
-    name: str | None
-    port: int | None
-    labels: tuple[str, ...]
-    ttl: str | None
-    public: bool
-    queue_timeout: str | None
-    timeout: str
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ENGINE FLAGS]", help="After --: passed to the engine untouched.")
+    ] = None
+    model: Annotated[str | None, _option(_MODEL, "Hugging Face model ID.", "--model", "-m")] = None
+    engine: Annotated[
+        str | None, _option(_MODEL, "vllm (default), sglang, llamacpp or a plug-in.", "--engine", "-e")
+    ] = None
+    served_as: Annotated[str | None, _option(_MODEL, "Name that clients pass as model.")] = None
+    revision: Annotated[str | None, _option(_MODEL, "Branch, tag or commit.")] = None
+    image: Annotated[str | None, _option(_MODEL, "Container image instead of the engine's own.")] = None
+    engine_arg: Annotated[list[str] | None, _option(_MODEL, "One engine flag, as --engine-arg=--flag=value.")] = None
+    env: Annotated[list[str] | None, _option(_MODEL, "KEY=VALUE for the engine; KEY alone takes it from here.")] = None
+    gpu: Annotated[str | None, _option(_SANDBOX, "GPU types in order of preference, or none.")] = None
+    gpu_count: Annotated[int, _option(_SANDBOX, "GPUs per sandbox (1).")] = 1
+    cpu: Annotated[int | None, _option(_SANDBOX, "CPU cores.")] = None
+    memory: Annotated[int | None, _option(_SANDBOX, "Memory in GiB.")] = None
+    disk: Annotated[int | None, _option(_SANDBOX, "Disk in GiB.")] = None
+    target: Annotated[str | None, _option(_SANDBOX, "Region (us-east-1).")] = None
+    name: Annotated[str | None, _option(_SANDBOX, "Name; an existing one is picked up.", "--name", "-n")] = None
+    port: Annotated[int | None, _option(_SANDBOX, "The engine's port (8000; locally a free one).")] = None
+    label: Annotated[list[str] | None, _option(_SANDBOX, "KEY=VALUE label.")] = None
+    ttl: Annotated[str | None, _option(_SANDBOX, "Delete it after this long, ready or not (4h); none: never.")] = None
+    public: Annotated[bool, _option(_SANDBOX, "Anybody with the URL may use it.", "--public")] = False
+    queue_timeout: Annotated[str | None, _option(_SANDBOX, "Give up waiting for a GPU after this long.")] = None
+    timeout: Annotated[str, _option(_HAND_OFF, "Give up if it isn't ready after this long (15m).")] = "15m"
+    wait: Annotated[bool, _option(_HAND_OFF, "Wait until the model answers (wait).", "--wait/--no-wait")] = True
+    on_failure: Annotated[str | None, _option(_HAND_OFF, "keep or delete the sandbox (delete).")] = None
+    log_file: Annotated[Path | None, _option(_HAND_OFF, "Where the engine's log is saved.")] = None
+    output: Annotated[
+        str, _option(_HAND_OFF, "env, dotenv, fish, github, json, url or id (env).", "--output", "-o")
+    ] = "env"
+    dry_run: Annotated[bool, _option(_HAND_OFF, "Print the plan; create nothing.", "--dry-run")] = False
+
+    @property
+    def engine_args(self) -> tuple[str, ...]:
+        """What goes to the engine untouched: ``--engine-arg`` first, then all after ``--``."""
+        return (*(self.engine_arg or ()), *(self.extra or ()))
 
 
 def make_plan_from(asked: Asked, run: Run) -> Plan:
@@ -73,7 +100,7 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         revision=asked.revision or "",
         image=asked.image or "",
         engine_args=asked.engine_args,
-        env=defaults.environment(_environment(asked.env), settings),
+        env=defaults.environment(_environment(asked.env or ()), settings),
         gpus=defaults.gpus(asked.gpu or "", settings, local=local),
         gpu_count=asked.gpu_count,
         cpu=asked.cpu,
@@ -82,7 +109,7 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         target=asked.target or ("" if local else settings.region),
         name=asked.name or "",
         port=DEFAULT_PORT if asked.port is None else asked.port,
-        labels=pairs(asked.labels, "label"),
+        labels=pairs(asked.label or (), "label"),
         ttl=defaults.ttl(asked.ttl or "", settings),
         public=asked.public,
         queue_timeout=None if asked.queue_timeout is None else -(-parse_duration(asked.queue_timeout) // 60),

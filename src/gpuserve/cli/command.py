@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -62,6 +62,7 @@ class Run:
 def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a function whose first parameter is a ``Run`` as a command of ``app``.
 
+    A command with many options takes them as one dataclass, whose fields are declared as parameters would be.
     ``--json``, ``--quiet``, ``--verbose``, ``--debug``, ``--local`` and ``--env-file`` are added to its own options.
     """
 
@@ -76,14 +77,14 @@ def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]],
             env_file: Path | None,
             **own: Any,
         ) -> None:
-            function(Run(Output(as_json=json, quiet=quiet, verbose=verbose), local, env_file), **own)
+            run = Run(Output(as_json=json, quiet=quiet, verbose=verbose), local, env_file)
+            if group is not None:
+                function(run, group(**own))
+            else:
+                function(run, **own)
 
-        hints = get_type_hints(function, include_extras=True)
-        parameters = [
-            parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in list(inspect.signature(function).parameters.values())[1:]
-        ]
-        parameters += _shared()
+        own_parameters, group = _parameters(function)
+        parameters = own_parameters + _shared()
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         call.__doc__, call.__name__ = function.__doc__, function.__name__
@@ -91,6 +92,22 @@ def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]],
         return function
 
     return register
+
+
+def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], type | None]:
+    """The function's parameters after the ``Run``; where there is but one and it is a dataclass, that one's fields."""
+    hints = get_type_hints(function, include_extras=True)
+    names = list(inspect.signature(function).parameters.values())[1:]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    group = hints[names[0].name] if len(names) == 1 else None
+    if not is_dataclass(group):
+        return [one.replace(annotation=hints[one.name], kind=keyword) for one in names], None
+    assert isinstance(group, type)
+    kinds = get_type_hints(group, include_extras=True)
+    listed = fields(group)
+    return [
+        inspect.Parameter(one.name, keyword, default=one.default, annotation=kinds[one.name]) for one in listed
+    ], group
 
 
 def _shared() -> list[inspect.Parameter]:
