@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,40 @@ def test_the_cache_may_be_lost(shell: Shell, live: dict[str, Any]) -> None:
     (shell.home / "cache" / "gpuserve" / "deployments.json").unlink(missing_ok=True)
     assert shell.ok("query", "hello", "--max-tokens", "2").out
     assert (shell.home / "cache" / "gpuserve" / "deployments.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda endpoint: endpoint | {"url": "http://127.0.0.1:9/preview/1-x"},
+        lambda endpoint: endpoint | {"headers": {"x-daytona-preview-token": "rotated"}},
+    ],
+    ids=["moved", "rotated"],
+)
+def test_what_is_remembered_may_be_wrong(
+    shell: Shell, live: dict[str, Any], damage: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """An address or a token that no longer holds is looked up again, once, unasked."""
+    shell.ok("status", "main-job")
+    cache = shell.home / "cache" / "gpuserve" / "deployments.json"
+    content = json.loads(cache.read_text())
+    known = content["deployments"][live["id"]]
+    known["endpoint"] = damage(known["endpoint"])
+    cache.write_text(json.dumps(content))
+    assert shell.ok("query", "hello", "--max-tokens", "2").out
+    assert json.loads(cache.read_text())["deployments"][live["id"]]["endpoint"]["url"] == live["endpoint"]
+
+
+def test_reasoning_effort(shell: Shell, live: dict[str, Any]) -> None:
+    assert shell.ok("query", "hello", "--reasoning-effort", "low", "--max-tokens", "2").out
+    bad = shell.run("query", "hello", "--reasoning-effort", "huge", "--json")
+    assert (bad.status, bad.error["code"]) == (2, "usage")
+
+
+def test_what_the_engine_refuses_is_told(shell: Shell, live: dict[str, Any]) -> None:
+    done = shell.run("query", "word " * 4000, "--json")
+    assert (done.status, done.error["code"]) == (11, "engine_error")
+    assert "context" in done.error["message"]
 
 
 def test_the_host_may_be_restarted(shell: Shell, live: dict[str, Any]) -> None:
