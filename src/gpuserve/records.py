@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -167,6 +168,14 @@ class ModelFacts:
 
     A parser of "" means: pass no such flag. ``family`` is "" for a model that the catalogue doesn't
     know; such a model gets no guessed parser. ``source`` says where the row comes from.
+
+    ``support`` is about the engine's pinned version: "native"; "untested" (a fallback, or a recipe that asks for
+    a newer one); "none" (it refuses the model). ``minimum_version`` is the first that serves it, "" if unknown.
+    ``remote_code`` says that the engine wants ``--trust-remote-code``, which runs Python out of the model's
+    repository; the flag is in ``flags`` only where the look-up was asked for it. ``optional_flags`` help some
+    uses and are never passed unasked. ``packages`` are Python packages that the stock image lacks.
+    ``gated`` is "yes", "no", "varies" or "unknown"; ``switch`` says how a request switches reasoning.
+    ``notes`` are sentences for a person about what was added, left out or missing.
     """
 
     family: str = ""
@@ -175,6 +184,20 @@ class ModelFacts:
     flags: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     source: str = ""
+    optional_flags: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    support: str = "native"
+    minimum_version: str = ""
+    remote_code: bool = False
+    gated: str = "unknown"
+    switch: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Chat templates that ``flags`` and ``optional_flags`` name: absolute paths in the engine's image."""
+        flags = (*self.flags, *self.optional_flags)
+        return tuple(value for flag, value in pairwise(flags) if flag == "--chat-template")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,12 +167,6 @@ def test_sglang_guide() -> None:
     assert (made.health_path, made.session, made.served_model) == ("/health_generate", "sglang", "gpt-oss-20b")
 
 
-def test_sglang_guide_for_the_120b() -> None:
-    made = plan("sglang", "openai/gpt-oss-120b", env={"A": "1"})
-    assert {("--mem-fraction-static", "0.93"), ("--cuda-graph-max-bs", "64")} <= pairs(made.argv)
-    assert dict(made.env) == {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "A": "1"}
-
-
 def test_llamacpp() -> None:
     made = plan("llamacpp", "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:Q4_1")
     assert made.argv == (
@@ -308,9 +302,12 @@ def test_request_fields_reach_the_plan(engine: str) -> None:
     assert "hf_secretsecret" not in repr(made)
 
 
-def test_the_users_environment_wins_over_the_catalogues() -> None:
-    made = plan("sglang", "openai/gpt-oss-120b", env={"PYTORCH_CUDA_ALLOC_CONF": "mine"})
-    assert dict(made.env) == {"PYTORCH_CUDA_ALLOC_CONF": "mine"}
+def test_the_users_environment_wins_over_the_facts() -> None:
+    facts = ModelFacts(env={"PYTORCH_CUDA_ALLOC_CONF": "theirs", "B": "2"})
+    made = engines.load("sglang").plan(
+        ServeRequest(model="a/b", engine="sglang", env={"PYTORCH_CUDA_ALLOC_CONF": "mine"}), facts
+    )
+    assert dict(made.env) == {"PYTORCH_CUDA_ALLOC_CONF": "mine", "B": "2"}
 
 
 def test_revision() -> None:

@@ -1,124 +1,115 @@
-"""What gpuserve knows of models: the rows of ``families.toml``, looked up by the model's ID."""
+"""What gpuserve knows of models: what an engine wants for a model, and what the model needs of a GPU.
+
+``lookup`` and ``unsupported`` are about a model and an engine; ``shapes`` holds the look-ups of sizes and GPU types.
+The rows are in the TOML files beside this one, and in the user's own ``catalog.toml``, which comes first.
+"""
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from types import MappingProxyType
+from dataclasses import replace
 
-from gpuserve.errors import ConfigError
-from gpuserve.records import ModelFacts
+from gpuserve.catalog import book, rows, shapes
+from gpuserve.catalog.facts import FamilyFacts
+from gpuserve.catalog.rows import CONFIDENCES, REMOTE_CODE_FLAG
+from gpuserve.catalog.shapes import family_of
+from gpuserve.records import Diagnosis, ModelFacts
 
-CONFIDENCES = ("high", "medium", "low")
+__all__ = [
+    "CONFIDENCES",
+    "REMOTE_CODE_FLAG",
+    "families",
+    "family_of",
+    "lookup",
+    "parse",
+    "shapes",
+    "supporting",
+    "unsupported",
+]
 
-_ROW_TEXTS = ("id", "match", "confidence", "source")
-_ENGINE_TEXTS = ("tool_parser", "reasoning_parser")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A row of the catalogue: models of one kind, and what each engine, by name, wants for them."""
-
-    id: str
-    match: re.Pattern[str]
-    confidence: str
-    source: str
-    engines: Mapping[str, ModelFacts]
+#: What the makers of an engine call it, for sentences; the catalogue knows an engine by its name only.
+_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama.cpp"}
 
 
-def lookup(model: str, engine: str) -> ModelFacts:
+def lookup(model: str, engine: str, *, remote_code: bool = False) -> ModelFacts:
     """What ``engine`` wants for ``model``, from the first row that matches; empty facts if none does.
 
+    ``remote_code`` asks for the flag that runs Python out of the model's repository, where the family needs it and the
+    repository is one of its makers' own. Ask only where something other than the user's own machine isolates it. With
+    or without, ``notes`` say what was done about it.
+
     Raises:
-        ConfigError: the catalogue itself can't be read.
+        ConfigError: the user's own catalogue can't be read.
     """
-    for family in families():
-        if family.match.search(model):
-            return family.engines.get(engine) or ModelFacts(family=family.id, source=family.source)
-    return ModelFacts()
+    family = family_of(model)
+    if family is None:
+        return ModelFacts()
+    facts = family.engine(engine)
+    flags = facts.flags + (family.owner_flags.get(engine, ()) if family.owns(model) else ())
+    notes = list(facts.notes)
+    if facts.remote_code:
+        trusted = remote_code and family.owns(model)
+        flags += (REMOTE_CODE_FLAG,) if trusted else ()
+        notes.append(_remote_code_note(model, family, asked=remote_code, trusted=trusted))
+    if facts.support == "untested":
+        asked_for = f"; its recipe asks for {facts.minimum_version}" if facts.minimum_version else ""
+        notes.append(f"{family.id} is untested with the version of {_title(engine)} that gpuserve uses{asked_for}.")
+    if facts.packages:
+        notes.append(
+            f"{_title(engine)}'s image lacks {', '.join(facts.packages)}, which the parsers for {family.id} need."
+        )
+    return replace(facts, flags=flags, notes=tuple(notes))
 
 
-@cache
-def families() -> tuple[Family, ...]:
+def unsupported(model: str, engine: str) -> Diagnosis | None:
+    """Why the pinned version of ``engine`` can't serve ``model``, and what can; None where nothing speaks against it.
+
+    The remedy names a newer image where the version is known, and the engines that do have the architecture. It is
+    the caller's to leave this out where the user named an image of their own.
+    """
+    family = family_of(model)
+    if family is None or family.engine(engine).support != "none":
+        return None
+    version = family.engine(engine).minimum_version
+    ways = [f"--image with {_title(engine)} {version} or newer"] if version else []
+    ways += [f"--engine {other}" for other in supporting(model) if other != engine]
+    cause = f"The version of {_title(engine)} that gpuserve uses doesn't know the architecture of {model}."
+    return Diagnosis(cause, f"Use {' or '.join(ways)}." if ways else "Use an image of a newer version with --image.")
+
+
+def supporting(model: str) -> tuple[str, ...]:
+    """The engines whose pinned versions are known to serve ``model``; none for a model of no known family."""
+    family = family_of(model)
+    if family is None:
+        return ()
+    return tuple(name for name, facts in family.engines.items() if facts.support == "native")
+
+
+def families() -> tuple[FamilyFacts, ...]:
     """The built-in rows, in the order in which they are tried."""
-    return parse(files(__name__).joinpath("families.toml").read_text(encoding="utf-8"), "families.toml")
+    return book.builtin().families
 
 
-def parse(text: str, where: str) -> tuple[Family, ...]:
-    """The rows in ``text``, a catalogue in TOML; ``where`` is what errors call it.
+def parse(text: str, where: str) -> tuple[FamilyFacts, ...]:
+    """The families in ``text``, a catalogue in TOML; ``where`` is what errors call it.
 
     Raises:
         ConfigError: no TOML, or a row with a wrong, missing or unknown field; the message names the row.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is no TOML: {error}") from error
-    rows = document.pop("family", [])
-    if document or not isinstance(rows, list):
-        raise ConfigError(f"{where}: expected [[family]] tables only")
-    found = tuple(_family(row, f"{where}, family {number}") for number, row in enumerate(rows, start=1))
-    twice = {family.id for family in found if sum(other.id == family.id for other in found) > 1}
-    if twice:
-        raise ConfigError(f"{where}: more than one family is called {', '.join(sorted(twice))}")
-    return found
+    return rows.parse(text, where).families
 
 
-def _family(row: object, where: str) -> Family:
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no table")
-    if isinstance(row.get("id"), str):
-        where = f"{where} ({row['id']})"
-    texts = {name: _text(row.pop(name, ""), name, where) for name in _ROW_TEXTS}
-    for name, value in texts.items():
-        if not value:
-            raise ConfigError(f"{where}: {name} is missing")
-    if texts["confidence"] not in CONFIDENCES:
-        raise ConfigError(f"{where}: confidence is {texts['confidence']!r}, not one of {', '.join(CONFIDENCES)}")
-    source = f"{texts['source']} (confidence: {texts['confidence']})"
-    engines = {str(engine): _facts(table, texts["id"], source, f"{where}: {engine}") for engine, table in row.items()}
-    pattern = _pattern(texts["match"], where)
-    return Family(texts["id"], pattern, texts["confidence"], source, MappingProxyType(engines))
+def _title(engine: str) -> str:
+    return _TITLES.get(engine, engine)
 
 
-def _facts(table: object, family: str, source: str, where: str) -> ModelFacts:
-    """One engine's part of a row. Any key of a row that isn't a field of its own is an engine's name."""
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} is no table")
-    left = dict(table)
-    texts = {name: _text(left.pop(name, ""), name, where) for name in _ENGINE_TEXTS}
-    flags = left.pop("flags", [])
-    if not isinstance(flags, list) or not all(isinstance(flag, str) for flag in flags):
-        raise ConfigError(f"{where}: flags is no list of texts")
-    if flags and not flags[0].startswith("-"):
-        raise ConfigError(f"{where}: flags begin with {flags[0]!r}, which is no flag")
-    env = left.pop("env", {})
-    if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
-        raise ConfigError(f"{where}: env is no table of texts")
-    if left:
-        raise ConfigError(f"{where}: unknown field {', '.join(map(str, left))}")
-    return ModelFacts(
-        family=family,
-        tool_parser=texts["tool_parser"],
-        reasoning_parser=texts["reasoning_parser"],
-        flags=tuple(flags),
-        env=MappingProxyType(env),
-        source=source,
+def _remote_code_note(model: str, family: FamilyFacts, *, asked: bool, trusted: bool) -> str:
+    if trusted:
+        return f"{REMOTE_CODE_FLAG} runs Python from the repository {model} in the sandbox: {family.id} needs it."
+    why = (
+        f"{model} is not its makers' own repository"
+        if asked
+        else "it would run the repository's Python on this machine"
     )
-
-
-def _text(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: {name} is no text")
-    return value
-
-
-def _pattern(match: str, where: str) -> re.Pattern[str]:
-    try:
-        return re.compile(match, re.IGNORECASE)
-    except re.error as error:
-        raise ConfigError(f"{where}: match is no regular expression: {error}") from error
+    return (
+        f"{family.id} may need {REMOTE_CODE_FLAG}, left out since {why}; add it with --engine-arg={REMOTE_CODE_FLAG}."
+    )
