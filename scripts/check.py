@@ -17,6 +17,7 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     (PYTHON, "scripts/cli_docs.py", "--check"),
     (PYTHON, "scripts/host_coverage.py", "--check"),
     (PYTHON, "scripts/env_example.py", "--check"),
+    (PYTHON, "scripts/fit_table.py", "--check"),
     (PYTHON, "-m", "pytest", "--cov", "--cov-report=term:skip-covered", "--cov-fail-under=90"),
 )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from daytona import Daytona, Sandbox
 
 _FOREIGN = ("DAYTONA_", "GPUSERVE_", "HF_", "HUGGING_FACE_", "XDG_", "OPENAI_", "VLLM_", "LLAMA_")
+#: No test asks the real Hub: those that ask one at all bring their own.
+NOWHERE = "http://127.0.0.1:9"
 GPUS = "H100:2,RTX-PRO-6000:1"
 StartHost = Callable[..., HostInfo]
 
@@ -27,6 +29,7 @@ def _clean(patch: pytest.MonkeyPatch, directory: Path) -> None:
             patch.delenv(name)
     for name in ("CONFIG", "CACHE", "DATA", "STATE"):
         patch.setenv(f"XDG_{name}_HOME", str(directory / name.lower()))
+    patch.setenv("HF_ENDPOINT", NOWHERE)
 
 
 @pytest.fixture(autouse=True)

@@ -80,6 +80,8 @@ class UpOptions(TypedDict, total=False):
     log_file: Path
     env_file: Path
     emit: Emit
+    check: bool
+    force: bool
 
 
 def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
@@ -88,9 +90,11 @@ def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
     Raises:
         GpuserveError: as the command of that name; nothing is left running unless ``keep_failed``.
     """
+    from gpuserve.serving import defaults
     from gpuserve.serving.context import Context
     from gpuserve.serving.events import ignore
     from gpuserve.serving.plan import make_plan
+    from gpuserve.serving.preflight import Rules, Seen, checked
     from gpuserve.serving.up import Options
     from gpuserve.serving.up import up as bring_up
     from gpuserve.settings import load
@@ -99,7 +103,11 @@ def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
     context = Context(load(options.get("env_file")), Cache(), options.get("local", False))
     request = _request(model, options, context)
     place = "local" if context.only_local else "daytona"
-    plan = make_plan(request, place=place, any_port="port" not in options)
+    any_gpu = "gpus" not in options and not context.settings.gpu
+    prices = defaults.prices(context.settings)
+    rules = Rules(place, any_gpu=any_gpu, force=options.get("force", False), prices=prices)
+    seen = checked(request, context) if options.get("check", True) else Seen()
+    plan = make_plan(request, place=place, any_port="port" not in options, seen=seen, rules=rules)
     context.sandboxes(context.place_for_up())
     how = Options(keep_failed=options.get("keep_failed", False), log_file=options.get("log_file"))
     deployed = bring_up(plan, context, emit=options.get("emit", ignore), options=how)

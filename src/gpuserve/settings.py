@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     engine: str = Field("", alias="GPUSERVE_ENGINE", description="Engine when --engine is left out.")
     model: str = Field("", alias="GPUSERVE_MODEL", description="Model when --model is left out.")
     gpu: str = Field("", alias="GPUSERVE_GPU", description="GPU types in order of preference, comma separated.")
+    prices: str = Field(
+        "", alias="GPUSERVE_PRICES", description="Your price for an hour of each GPU type, as H100=3.95,H200=5."
+    )
     ttl: str = Field("", alias="GPUSERVE_TTL", description="Time to live when --ttl is left out, such as 2h.")
     on_failure: Literal["", "keep", "delete"] = Field(
         "", alias="GPUSERVE_ON_FAILURE", description="What up does with a sandbox whose engine failed."

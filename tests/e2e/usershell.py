@@ -119,6 +119,7 @@ def make_shell(home: Path, weights: Path) -> Shell:
         "HOME": str(home),
         "LLAMA_CACHE": str(weights),
         "GPUSERVE_HOST_GPUS": "H100:1",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
         "COLUMNS": "200",
         "NO_COLOR": "1",
     }

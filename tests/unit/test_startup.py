@@ -12,6 +12,7 @@ HEAVY = (
     "filelock",
     "httpx",
     "httpx2",
+    "huggingface_hub",
     "openai",
     "psutil",
     "pydantic_settings",

@@ -63,6 +63,13 @@ class Asked:
     output: Annotated[
         str, _option(_HAND_OFF, "env, dotenv, fish, github, json, url or id (env).", "--output", "-o")
     ] = "env"
+    check: Annotated[
+        bool,
+        _option(_HAND_OFF, "Ask the Hub and the platform before anything is created (check).", "--check/--no-check"),
+    ] = True
+    force: Annotated[
+        bool, _option(_HAND_OFF, "Go on where the estimate or the catalogue says that it can't work.", "--force")
+    ] = False
     dry_run: Annotated[bool, _option(_HAND_OFF, "Print the plan; create nothing.", "--dry-run")] = False
 
     @property
@@ -77,15 +84,24 @@ def make_plan_from(asked: Asked, run: Run) -> Plan:
     Raises:
         UsageError, ConfigError: some input can't be right.
     """
+    from gpuserve.engines import load as check_engine
+    from gpuserve.serving import defaults
     from gpuserve.serving.plan import make_plan
+    from gpuserve.serving.preflight import Rules, Seen, checked
 
     if asked.extra and not asked.extra[0].startswith("-"):
         raise UsageError(
             f"unexpected argument {asked.extra[0]!r}", hint=f"for a model: gpuserve up --model {asked.extra[0]}"
         )
-    settings, local = run.context.settings, run.context.only_local
+    context = run.context
+    settings, local = context.settings, context.only_local
     request = make_request(asked, settings, local=local)
-    return make_plan(request, place="local" if local else "daytona", any_port=asked.port is None)
+    place = "local" if local else "daytona"
+    check_engine(request.engine)  # a typo is told before anything is asked
+    seen = checked(request, context) if asked.check else Seen()
+    any_gpu = not (asked.gpu or settings.gpu)
+    rules = Rules(place, any_gpu=any_gpu, force=asked.force, prices=defaults.prices(settings))
+    return make_plan(request, place=place, any_port=asked.port is None, seen=seen, rules=rules)
 
 
 def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeRequest:

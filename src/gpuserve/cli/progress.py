@@ -59,8 +59,22 @@ def plan_lines(plan: Plan) -> list[str]:
     return [
         f"{launch.model} on {launch.engine} ({launch.image}), {hardware}, {where}",
         f"served as {launch.served_model}, port {launch.port}, {ends}" + (", PUBLIC" if request.public else ""),
-        *launch.notes,
+        *([_fit_line(plan)] if plan.fit is not None else []),
+        *plan.notes,
     ]
+
+
+def _fit_line(plan: Plan) -> str:
+    """The estimate in one line, as a person thinks of it."""
+    fit = plan.fit
+    assert fit is not None
+    parsers = [
+        f"{what} {name}"
+        for what, name in (("tools", plan.facts.tool_parser), ("reasoning", plan.facts.reasoning_parser))
+        if name
+    ]
+    room = f"weights {fit.weights_gib:.1f} GiB, KV room {fit.kv_room_gib:.0f} GiB, about {_count(fit.kv_tokens)} tokens"
+    return ", ".join([f"{room} on {fit.gpu} ({fit.confidence} confidence)", *parsers])
 
 
 class Progress:

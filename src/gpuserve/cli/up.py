@@ -40,17 +40,19 @@ def up(run: Run, asked: Asked) -> None:
     from gpuserve.cli.handoff import check_format
 
     check_format(asked.output)
-    plan = make_plan_from(asked, run)
     keep = keep_failed(asked.on_failure, run)
     if asked.dry_run:
-        _show_plan(run, plan)
-    else:
-        _bring_up(run, plan, wait=asked.wait, keep=keep, log_file=asked.log_file, form=asked.output)
+        show_plan(run, asked)
+        return
+    plan = make_plan_from(asked, run)
+    _bring_up(run, plan, wait=asked.wait, keep=keep, log_file=asked.log_file, form=asked.output)
 
 
-def _show_plan(run: Run, plan: Plan) -> None:
+def show_plan(run: Run, asked: Asked) -> None:
+    """Prints what would be done, and the command alone on stdout."""
     from gpuserve.cli.progress import plan_lines
 
+    plan = make_plan_from(asked, run)
     run.output.data(plan.as_dict())
     if not run.output.as_json:
         for line in plan_lines(plan):

@@ -39,6 +39,10 @@ class Context:
             return place
         raise NotAuthenticated(NO_KEY, hint="gpuserve up --local needs no account and no GPU")
 
+    def place_to_ask(self) -> Place | None:
+        """The place that a new deployment would go to, if it can be asked already: nothing is started for it."""
+        return self._local_place(start=False) if self.only_local else self._daytona_place()
+
     def places(self) -> list[Place]:
         """Every place that can be asked, Daytona first.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpuserve.durations import parse_duration
-from gpuserve.errors import UsageError
+from gpuserve.errors import ConfigError, UsageError
 from gpuserve.records import DEFAULT_TTL
 from gpuserve.settings import Settings
 
@@ -16,6 +16,8 @@ from gpuserve.settings import Settings
 GPUS = ("H100", "RTX-PRO-6000")
 #: What ``--local`` serves when nothing is named: small, CPU-capable, Apache-2.0.
 LOCAL_ENGINE, LOCAL_MODEL = "llamacpp", "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
+#: The region that the guides call the current one for GPU sandboxes.
+DEFAULT_TARGET = "us-east-1"
 #: What Daytona gets when no engine is named.
 ENGINE = "vllm"
 
@@ -44,6 +46,28 @@ def gpus(asked: str, settings: Settings, *, local: bool) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
     return tuple(part.strip().upper().replace("_", "-") for part in text.split(","))
+
+
+def default_target(place: str) -> str:
+    """The region where none is named."""
+    return "local" if place == "local" else DEFAULT_TARGET
+
+
+def prices(settings: Settings) -> dict[str, float]:
+    """The user's own prices for an hour of one GPU, by type; empty if none are set. None are made up.
+
+    Raises:
+        ConfigError: something that isn't ``TYPE=PRICE``.
+    """
+    found = {}
+    for item in filter(None, (part.strip() for part in settings.prices.split(","))):
+        name, _, price = item.partition("=")
+        try:
+            found[name.strip().upper().replace("_", "-")] = float(price)
+        except ValueError:
+            hint = "write GPUSERVE_PRICES=H100=3.95,RTX-PRO-6000=2.10"
+            raise ConfigError(f"{item!r} in GPUSERVE_PRICES is no price", hint=hint) from None
+    return found
 
 
 def ttl(asked: str, settings: Settings) -> int | None:

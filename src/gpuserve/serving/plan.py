@@ -8,25 +8,32 @@ import shlex
 import socket
 from dataclasses import dataclass, replace
 
-from gpuserve import catalog, engines
-from gpuserve.records import LaunchPlan, ServeRequest
+from gpuserve import engines
+from gpuserve.catalog.fit import Fit
+from gpuserve.records import LaunchPlan, ModelFacts, ServeRequest
 from gpuserve.redaction import MASK
-
-#: The region that the guides call the current one for GPU sandboxes.
-DEFAULT_TARGET = "us-east-1"
+from gpuserve.serving.defaults import default_target
+from gpuserve.serving.preflight import Rules, Seen, judged
 
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A request with everything decided: where, under which name, by which run, with which command."""
+    """A request with everything decided: where, under which name, by which run, with which command.
+
+    ``fit`` is the estimate for the first GPU type; None where nothing is known of the model's size, or there is no
+    GPU to choose. ``notes`` are the reasons and warnings, each a sentence for a person.
+    """
 
     request: ServeRequest
     launch: LaunchPlan
+    facts: ModelFacts
     place: str
     name: str
     run_id: str
+    fit: Fit | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -67,31 +74,51 @@ class Plan:
             "queue_timeout_minutes": request.queue_timeout,
             "public": request.public,
             "labels": dict(request.labels),
-            "notes": list(launch.notes),
+            "family": self.facts.family or None,
+            "tool_parser": self.facts.tool_parser or None,
+            "reasoning_parser": self.facts.reasoning_parser or None,
+            "source": self.facts.source or None,
+            "fit": None if self.fit is None else self.fit.as_dict(),
+            "notes": list(self.notes),
         }
 
 
-def make_plan(request: ServeRequest, *, place: str, any_port: bool = False) -> Plan:
-    """Decides what the request leaves open.
+def make_plan(
+    request: ServeRequest, *, place: str, any_port: bool = False, seen: Seen = Seen(), rules: Rules | None = None
+) -> Plan:
+    """Decides what the request leaves open. Pure: what was asked of the Hub and the platform is in ``seen``.
 
     ``any_port`` says that nobody asked for ``request.port``: on this machine, whose ports all sandboxes share, a
     free one is taken then. On Daytona the region is the guides' unless one is named.
 
     Raises:
-        UsageError: unknown engine, or engine arguments that contradict the request.
+        UsageError: unknown engine, engine arguments that contradict the request, a model that the engine can't serve.
+        DoesNotFit: no GPU that may be taken holds the model.
+        QuotaExceeded: the platform says that it would refuse.
     """
     engine = engines.load(request.engine)
     if place == "local" and any_port:
         request = replace(request, port=free_port())
-    request = replace(request, target=request.target or ("local" if place == "local" else DEFAULT_TARGET))
-    launch = engine.plan(request, catalog.lookup(request.model, engine.name))
-    return Plan(request, launch, place, request.name or _new_name(launch.served_model), secrets.token_hex(6))
+    request = replace(request, target=request.target or default_target(place))
+    verdict = judged(request, seen, rules or Rules(place))
+    launch = engine.plan(verdict.request, verdict.facts)
+    name = request.name or _new_name(launch.served_model)
+    return Plan(
+        request=verdict.request,
+        launch=launch,
+        facts=verdict.facts,
+        place=place,
+        name=name,
+        run_id=secrets.token_hex(6),
+        fit=verdict.fit,
+        notes=tuple(dict.fromkeys((*launch.notes, *verdict.notes))),
+    )
 
 
 def at_port(plan: Plan, port: int) -> Plan:
     """The same plan with the engine on ``port``."""
-    moved = make_plan(replace(plan.request, port=port), place=plan.place)
-    return replace(plan, request=moved.request, launch=moved.launch)
+    request = replace(plan.request, port=port)
+    return replace(plan, request=request, launch=engines.load(request.engine).plan(request, plan.facts))
 
 
 def command_line(launch: LaunchPlan) -> str:
