@@ -176,6 +176,27 @@ def test_the_platform_says_that_it_will_take_a_while() -> None:
     assert "the quota can't be read" in said(plan("openai/gpt-oss-20b", seen=Seen(platform=silent)))
 
 
+def test_more_gpus_than_one_are_planned_where_the_quota_allows_them() -> None:
+    roomy = Seen(platform=PlatformFacts(gpu_quota=8, gpus_used=0))
+    made = plan("meta-llama/Llama-3.3-70B-Instruct", rules=NAMED, gpus=("H100",), gpu_count=2, seen=roomy)
+    assert made.request.gpu_count == 2
+    only = PlatformFacts(gpu_quota=4, gpus_used=0, allowed_gpus=("H100",))
+    made = plan("meta-llama/Llama-3.3-70B-Instruct", seen=Seen(platform=only))
+    assert (made.request.gpus, made.request.gpu_count) == (("H100",), 2)
+    assert "--tensor-parallel-size 2" in made.command
+    assert "tensor parallel over 2" in said(made)
+    one = PlatformFacts(gpu_quota=1, gpus_used=0, allowed_gpus=("H100",))
+    with pytest.raises(DoesNotFit):
+        plan("meta-llama/Llama-3.3-70B-Instruct", seen=Seen(platform=one))
+
+
+def test_what_the_platform_allows_is_chosen_from() -> None:
+    made = plan("openai/gpt-oss-20b", seen=Seen(platform=PlatformFacts(gpu_quota=2, allowed_gpus=("H200", "RTX-4090"))))
+    assert made.request.gpus == ("RTX-4090", "H200")
+    with pytest.raises(QuotaExceeded, match="allowed: none"):
+        plan("openai/gpt-oss-20b", seen=Seen(platform=PlatformFacts(gpu_quota=2, allowed_gpus=())))
+
+
 def test_a_plan_that_moves_keeps_its_flags() -> None:
     made = plan("openai/gpt-oss-120b", "sglang", NAMED, gpus=("H100",))
     assert at_port(made, 8123).command == made.command.replace("--port 8000", "--port 8123")

@@ -26,6 +26,8 @@ from gpuserve.serving.defaults import LOCAL_MODEL, default_target
 
 #: GPU types that one create request names where the user named none: the platform takes the first that is free.
 MOST_TYPES = 2
+#: GPUs that one sandbox is planned with at most: what one machine of the platform's kinds holds.
+MOST_GPUS = 8
 _NO_PRICES: Mapping[str, float] = MappingProxyType({})
 
 
@@ -106,13 +108,16 @@ def judged(request: ServeRequest, seen: Seen, rules: Rules) -> Verdict:
     notes += _hub_notes(request, seen.hub)
     facts = catalog.lookup(request.model, request.engine, remote_code=rules.place == "daytona")
     request, allowed_notes = _allowed(request, seen.platform, rules)
-    choice = _choice(request, seen.hub, rules)
+    choice = _choice(request, seen, rules)
     if choice is not None and choice.best is None and not rules.force:
         raise does_not_fit(choice)
     if choice is None or choice.best is None:
         why = "" if choice is None else f"{does_not_fit(choice).message} Started all the same, since --force was given."
         return Verdict(request, facts, None, _joined(facts.notes, notes, allowed_notes, why))
+    several = choice.best.gpu_count > request.gpu_count
     request = _with_gpus(request, choice, rules)
+    if several:
+        notes.append(f"no single GPU holds it: planned as tensor parallel over {request.gpu_count}, within the quota")
     facts = _with_flags(facts, choice)
     platform_notes = _capacity_notes(request, seen.platform)
     return Verdict(
@@ -151,11 +156,11 @@ def _allowed(request: ServeRequest, platform: PlatformFacts | None, rules: Rules
     if platform.regions and request.target and request.target not in platform.regions:
         notes.append(f"region {request.target} is not among those listed: {', '.join(platform.regions)}")
     if not rules.force:
-        _check_quota(request, platform)
+        _check_quota(request, platform, rules)
     return request, notes
 
 
-def _check_quota(request: ServeRequest, platform: PlatformFacts) -> None:
+def _check_quota(request: ServeRequest, platform: PlatformFacts, rules: Rules) -> None:
     quota, used = platform.gpu_quota, platform.gpus_used or 0
     if quota is not None and used + request.gpu_count > quota:
         raise QuotaExceeded(
@@ -163,7 +168,8 @@ def _check_quota(request: ServeRequest, platform: PlatformFacts) -> None:
             hint="delete what is not needed (gpuserve status), or ask for a higher limit",
         )
     allowed = platform.allowed_gpus
-    if allowed is not None and not set(request.gpus) & set(allowed):
+    usable = allowed if rules.any_gpu else set(request.gpus) & set(allowed or ())
+    if allowed is not None and not usable:
         offered = ", ".join(allowed) or "none"
         raise QuotaExceeded(
             f"none of {', '.join(request.gpus)} is allowed in this region (allowed: {offered})",
@@ -180,23 +186,37 @@ def _capacity_notes(request: ServeRequest, platform: PlatformFacts | None) -> li
     return [f"no {' or '.join(request.gpus)} is free now: the sandbox will wait for one"]
 
 
-def _choice(request: ServeRequest, seen: HubFacts | HubSilence | None, rules: Rules) -> Choice | None:
+def _choice(request: ServeRequest, seen: Seen, rules: Rules) -> Choice | None:
     """The GPUs that hold the model; None where there is no GPU to choose, or nothing is known of the model's size."""
-    shape = _shape(request, seen)
+    shape = _shape(request, seen.hub)
     if shape is None or not request.gpus:
         return None
-    exact = seen.weight_for(request.engine) if isinstance(seen, HubFacts) else 0
+    exact = seen.hub.weight_for(request.engine) if isinstance(seen.hub, HubFacts) else 0
     try:
         return choose(
             shape,
             request.engine,
-            types=() if rules.any_gpu else request.gpus,
+            types=_candidates(seen.platform) if rules.any_gpu else request.gpus,
             prices=rules.prices,
-            max_count=request.gpu_count,
+            max_count=_most_gpus(request, seen.platform, rules),
             weight_gib=exact / GIB if exact else None,
         )
     except UsageError:
         return None  # an engine of somebody else's: nothing is known of its memory
+
+
+def _candidates(platform: PlatformFacts | None) -> tuple[str, ...]:
+    """The types that the platform allows, those of the guides first; none where it names no limit: then all count."""
+    allowed = () if platform is None or platform.allowed_gpus is None else platform.allowed_gpus
+    by_memory = [spec.name for spec in catalog.shapes.gpus() if spec.name in allowed]
+    return (*(gpu for gpu in FIRST if gpu in by_memory), *(gpu for gpu in by_memory if gpu not in FIRST))
+
+
+def _most_gpus(request: ServeRequest, platform: PlatformFacts | None, rules: Rules) -> int:
+    """How many GPUs one sandbox may get: as many as were asked for, or where nobody did, as the quota leaves free."""
+    if not rules.any_gpu or request.gpu_count > 1 or platform is None or platform.gpu_quota is None:
+        return request.gpu_count
+    return max(1, min(MOST_GPUS, int(platform.gpu_quota - (platform.gpus_used or 0))))
 
 
 def _shape(request: ServeRequest, seen: HubFacts | HubSilence | None) -> ModelShape | None:
