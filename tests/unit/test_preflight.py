@@ -176,6 +176,15 @@ def test_the_platform_says_that_it_will_take_a_while() -> None:
     assert "the quota can't be read" in said(plan("openai/gpt-oss-20b", seen=Seen(platform=silent)))
 
 
+def test_every_flag_of_ours_has_a_reason_and_no_flag_of_theirs() -> None:
+    made = plan("openai/gpt-oss-120b", "sglang", NAMED, gpus=("H100",), engine_args=("--theirs", "1"))
+    ours = [word for word in made.launch.argv if word.startswith("--") and word not in ("--theirs", "--model-path")]
+    assert list(made.reasons) == ours
+    assert all(made.reasons.values())
+    assert "cache" in made.reasons["--enable-cache-report"]
+    assert "KV cache" in made.reasons["--mem-fraction-static"]
+
+
 def test_more_gpus_than_one_are_planned_where_the_quota_allows_them() -> None:
     roomy = Seen(platform=PlatformFacts(gpu_quota=8, gpus_used=0))
     made = plan("meta-llama/Llama-3.3-70B-Instruct", rules=NAMED, gpus=("H100",), gpu_count=2, seen=roomy)

@@ -57,6 +57,8 @@ def show_plan(run: Run, asked: Asked) -> None:
     if not run.output.as_json:
         for line in plan_lines(plan):
             run.output.say("plan", line)
+        for flag, reason in plan.reasons.items():
+            run.output.say("flag", f"{flag:<34}{reason}")
         run.output.result(plan.command)
 
 

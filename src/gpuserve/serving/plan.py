@@ -14,6 +14,7 @@ from gpuserve.records import LaunchPlan, ModelFacts, ServeRequest
 from gpuserve.redaction import MASK
 from gpuserve.serving.defaults import default_target
 from gpuserve.serving.preflight import Rules, Seen, judged
+from gpuserve.serving.reasons import reasons
 
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
 
@@ -39,6 +40,11 @@ class Plan:
     def command(self) -> str:
         """The command line that starts the engine in the sandbox's shell."""
         return command_line(self.launch)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each flag that gpuserve set is there."""
+        return reasons(self.request, self.launch)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -79,6 +85,7 @@ class Plan:
             "reasoning_parser": self.facts.reasoning_parser or None,
             "source": self.facts.source or None,
             "fit": None if self.fit is None else self.fit.as_dict(),
+            "reasons": self.reasons,
             "notes": list(self.notes),
         }
 
