@@ -32,7 +32,7 @@ _REASONS: Mapping[str, str] = {
     "--tp-size": "no single GPU holds the model",
     "--trust-remote-code": "the model runs code out of its repository, in the sandbox",
 }
-_FAMILY = "the catalogue's row for this family has it"
+_FAMILY = "the engine, or the catalogue's row for this family, asks for it"
 
 
 def reasons(request: ServeRequest, launch: LaunchPlan) -> dict[str, str]:
