@@ -179,8 +179,65 @@ def test_phases_of_a_boot_on_a_gpu() -> None:
             "vllm",
             "model-1-of-2.safetensors:  10%|#  | 0.4G/4.8G\rmodel-1-of-2.safetensors:  20%|## | 0.9G/4.8G",
             "downloading",
-            {"percent": 20},
+            {"percent": 20, "bytes_done": 900e6, "bytes_all": 4800e6},
         ),
+        (
+            "sglang",
+            "model-00001-of-00002.safetensors:  10%|#  | 482M/4.80G [00:10<01:40, 44.5MB/s]",
+            "downloading",
+            {"percent": 10, "bytes_done": 482e6, "bytes_all": 4800e6, "bytes_rate": 44.5e6},
+        ),
+        # All files in one bar, as newer clients draw them
+        (
+            "vllm",
+            "(EngineCore pid=629) Downloading (incomplete total...):   3%|   | 2.67M/78.2M [00:19<00:13, 5.56MB/s]",
+            "downloading",
+            {"percent": 3, "bytes_done": 2.67e6, "bytes_all": 78.2e6, "bytes_rate": 5.56e6},
+        ),
+        (
+            "vllm",
+            "Reconstructing (incomplete total...):  20%|##        | 1.00GB / 5.00GB    44.0MB/s",
+            "downloading",
+            {"percent": 20, "bytes_done": 1e9, "bytes_all": 5e9, "bytes_rate": 44e6},
+        ),
+        (
+            "vllm",
+            "Reconstructing (incomplete total...):   0%|          |  0.00B / 5.00GB            ",
+            "downloading",
+            {"percent": 0, "bytes_done": 0, "bytes_all": 5e9},
+        ),
+        (
+            "vllm",
+            "model.safetensors:   0%|          | 0.00/977k [00:00<?, ?B/s]",
+            "downloading",
+            {"percent": 0, "bytes_done": 0, "bytes_all": 977e3},
+        ),
+        (
+            "vllm",
+            "Fetching 12 files:  50%|#####     | 6/12 [00:05<00:05,  1.20it/s]",
+            "downloading",
+            {"percent": 50, "files_done": 6, "files_all": 12},
+        ),
+        (
+            "vllm",
+            "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:01<00:01,  1.2s/it]",
+            "loading",
+            {"percent": 50, "shards_done": 1, "shards_all": 2},
+        ),
+        # llama.cpp's own download, whose MB are of 2^20 bytes
+        (
+            "llamacpp",
+            "[=========>          ]  34%  (123 MB / 360 MB)\r[=========>          ]  35%  (126 MB / 360 MB)",
+            "downloading",
+            {"percent": 35, "bytes_done": 126 * 2**20, "bytes_all": 360 * 2**20},
+        ),
+        (
+            "llamacpp",
+            "common_download_file_single: trying to download model from https://hub/a/m.gguf to /c/m.gguf.x (e:1)",
+            "downloading",
+            {},
+        ),
+        ("llamacpp", "load_tensors: offloaded 62/62 layers to GPU", "loading", {}),
     ],
 )
 def test_lines_that_only_a_gpu_or_a_download_prints(

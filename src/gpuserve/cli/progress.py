@@ -1,4 +1,4 @@
-"""Draws the events of ``up``: a live line on a terminal, one plain line a change off it, JSON lines with ``--json``."""
+"""Draws the events of ``up``: live bars on a terminal, one plain line a phase off it, JSON lines with ``--json``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import fields, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from gpuserve.cli.bars import Board, terminal_console
+from gpuserve.cli.narrator import SANDBOX_PHASES, Change, Narrator, Phase, count
 from gpuserve.cli.output import Output, shown_path
 from gpuserve.durations import format_clock, format_duration
-from gpuserve.records import BootFact
 from gpuserve.serving.events import (
     Boot,
     BuildLog,
@@ -27,7 +28,7 @@ from gpuserve.serving.events import (
 from gpuserve.serving.plan import Plan
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.console import Console
 
 #: What the platform's states mean to a person.
 STATES = {
@@ -38,14 +39,14 @@ STATES = {
     "starting": "starting",
     "started": "created",
 }
-#: What an engine does in each phase of its boot.
+#: What an engine does in each phase of its boot, by the narrator's names.
 PHASES = {
-    "downloading": "downloading weights",
-    "loading": "loading weights",
-    "compiling": "compiling",
-    "kv_cache": "sizing the KV cache",
+    "download": "downloading weights",
+    "weights": "loading weights",
+    "compile": "compiling",
+    "KV cache": "sizing the KV cache",
     "graphs": "capturing graphs",
-    "serving": "opening its port",
+    "port": "opening its port",
 }
 
 
@@ -73,56 +74,59 @@ def _fit_line(plan: Plan) -> str:
         for what, name in (("tools", plan.facts.tool_parser), ("reasoning", plan.facts.reasoning_parser))
         if name
     ]
-    room = f"weights {fit.weights_gib:.1f} GiB, KV room {fit.kv_room_gib:.0f} GiB, about {_count(fit.kv_tokens)} tokens"
+    room = f"weights {fit.weights_gib:.1f} GiB, KV room {fit.kv_room_gib:.0f} GiB, about {count(fit.kv_tokens)} tokens"
     return ", ".join([f"{room} on {fit.gpu} ({fit.confidence} confidence)", *parsers])
 
 
 class Progress:
-    """One ``up`` on the screen."""
+    """One ``up`` on the screen. A terminal shows a phase while it runs and when it ended; elsewhere, when it begins."""
 
-    def __init__(self, output: Output, *, log_on_terminal: bool = False) -> None:
+    def __init__(self, output: Output, *, log_on_terminal: bool = False, console: Console | None = None) -> None:
         self._output = output
         self._show_log = log_on_terminal
         self._began = time.monotonic()
-        self._status: Status | None = None
-        self._phase = ""
-        self._figures: dict[str, float] = {}
+        self._narrator = Narrator()
+        self._board: Board | None = None
+        if console is not None or output.lively:
+            self._board = Board(self._narrator, console or terminal_console(), began=self._began)
 
     def __enter__(self) -> Self:
-        if self._output.lively:
-            self._status = self._output.console().status("")
-            self._status.start()
+        if self._board is not None:
+            self._board.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pause()
-        self._status = None
+        self._still()
 
-    def _pause(self) -> None:
-        if self._status is not None:
-            self._status.stop()
+    def _still(self) -> None:
+        """Ends the live drawing, if there is one: what follows are plain lines."""
+        if self._board is not None:
+            self._board.stop()
+            self._board = None
 
     def draw(self, event: Event) -> None:
         """Shows one event."""
         if self._output.as_json:
             self._output.line({"event": event_dict(event)})
             return
+        change = self._narrator.take(event, time.monotonic() - self._began)
+        if self._board is not None and change.ended is not None:
+            self._ended(change.ended, self._board)
         match event:
             case EngineLog(text):
                 self._engine_log(text)
-            case Boot(fact, seconds):
-                self._boot(fact, seconds)
+            case Boot(_, seconds):
+                self._boot(change, seconds)
             case BuildLog(line):
-                self._live("sandbox", line)
+                self._build_log(line, change)
             case Warned(text):
-                self._pause()
                 self._output.warn(text)
             case _:
-                self._step(event)
+                self._step(event, change)
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: Event, change: Change) -> None:
         match event:
             case Planned(plan):
                 for line in plan_lines(plan):
@@ -130,65 +134,73 @@ class Progress:
             case PickedUp(deployment):
                 self._say("sandbox", f"{deployment.name} is there already ({deployment.state}): going on with it")
             case SandboxState(name, state, seconds):
-                self._say("sandbox", f"{name} {STATES.get(state, state)}", seconds)
+                if state not in SANDBOX_PHASES or (self._board is None and change.began is not None):
+                    self._say("sandbox", f"{name} {STATES.get(state, state)}", seconds)
             case Launched(_, log_file, seconds):
                 self._say(
                     "engine", "started" + (f", its log goes to {shown_path(log_file)}" if log_file else ""), seconds
                 )
             case Ready(_, _, seconds):
-                self._say("ready", self._summary(), seconds)
+                self._ready(seconds)
             case Removed(name):
                 self._say("sandbox", f"{name} deleted, it is gone")
 
-    def _say(self, label: str, text: str, seconds: float | None = None) -> None:
-        clock = "" if seconds is None else f"  {format_clock(seconds)}"
-        self._output.say(label, f"{text:<70}{clock}" if clock else text)
-        self._live(label, text, remember=False)
+    @property
+    def _text_width(self) -> int:
+        """Columns between a line's label and its clock."""
+        return 70 if self._board is None else max(20, self._board.console.width - 20)
 
-    def _live(self, label: str, text: str, *, remember: bool = True) -> None:
-        if self._status is not None:
-            clock = format_clock(time.monotonic() - self._began)
-            self._status.update(f"{label:<8}{text[:100]}  {clock}")
-        elif remember:
-            self._output.detail(label, text)
+    def _say(self, label: str, text: str, seconds: float | None = None, after: str = "") -> None:
+        clock = "" if seconds is None else f"  {format_clock(seconds)}"
+        self._output.say(label, (f"{text:<{self._text_width}}{clock}" if clock else text) + after)
+
+    def _ended(self, phase: Phase, board: Board) -> None:
+        """A phase that is over: what came of it, and the time it took."""
+        board.note("")
+        if phase.spent >= 1 or (phase.detail and phase.name in PHASES):
+            self._say(phase.name, _cropped(phase.detail, self._text_width), phase.spent)
+
+    def _ready(self, seconds: float) -> None:
+        summary, times = self._narrator.summary(), self._narrator.times()
+        if self._board is None:
+            self._say("ready", summary, seconds, f"  ({times})" if times else "")
+        else:
+            self._say("ready", summary, seconds, f"\n({times})" if times else "")
 
     def _engine_log(self, text: str) -> None:
         if self._show_log:
             self._output.raw(text)
-        elif self._status is not None and text.strip():
-            self._live("engine", text.rstrip("\n").rsplit("\n", 1)[-1], remember=False)
+        elif self._board is not None and text.strip():
+            self._board.note(text.rstrip("\r\n").rsplit("\n", 1)[-1].rsplit("\r", 1)[-1])
 
-    def _boot(self, fact: BootFact, seconds: float) -> None:
-        self._figures.update(fact.figures)
-        if fact.phase != self._phase:
-            self._phase = fact.phase
-            what = PHASES.get(fact.phase, fact.phase)
-            told = fact.detail and fact.detail != what
-            self._say("engine", f"{what}: {fact.detail}" if told else what, seconds)
+    def _build_log(self, line: str, change: Change) -> None:
+        if self._board is not None:
+            self._board.note(line)
+        elif change.began is not None:
+            self._say("image", f"downloading weights: {change.began.detail}")
+        else:
+            self._output.detail("image", line)
 
-    def _summary(self) -> str:
-        parts = []
-        if tokens := self._figures.get("kv_cache_tokens"):
-            parts.append(f"{_count(tokens)}-token KV cache")
-        if context := self._figures.get("max_context"):
-            parts.append(f"{_count(context)} context")
-        return ", ".join(parts) or "the model answers"
+    def _boot(self, change: Change, seconds: float) -> None:
+        phase = change.began
+        if phase is None or self._board is not None:
+            return
+        what = PHASES.get(phase.name, phase.name)
+        told = phase.detail and phase.detail != what
+        self._say("engine", f"{what}: {phase.detail}" if told else what, seconds)
 
     def ask_keep(self, name: str) -> bool:
         """At Ctrl-C: says what still runs and asks whether to keep it. A second Ctrl-C ends at once."""
-        self._pause()
+        self._still()
         self._output.raw(f"\n{name} is still running and costs money. Delete it? [Y/n] ")
         answer = sys.stdin.readline()
         return answer.strip().lower() in ("n", "no", "keep")
 
 
-def _count(number: float) -> str:
-    """A count of tokens, short: 1.2M, 131k, 512."""
-    for size, unit in ((1_000_000, "M"), (1_000, "k")):
-        if number >= size:
-            shown = f"{number / size:.1f}" if number < 10 * size else f"{number / size:.0f}"
-            return shown.removesuffix(".0") + unit
-    return f"{number:.0f}"
+def _cropped(text: str, width: int) -> str:
+    """``text`` on one line of ``width`` columns."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def event_dict(event: Event) -> dict[str, object]:

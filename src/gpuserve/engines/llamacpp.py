@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpuserve.engines import _launch, _logs
+from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
 from gpuserve.engines.base import MetricNames
 from gpuserve.errors import UsageError
@@ -94,10 +94,23 @@ def _notes(request: ServeRequest) -> list[str]:
 
 _LINES = (
     line("downloading", r"downloading weights: (?P<what>[^\n]+)", "{what}"),
+    line(
+        "downloading",
+        r"download(?:ing)? model from \S{1,300}/(?P<file>[^/\s]{1,120}) to \S",
+        "{file}",
+    ),
+    line(
+        "downloading",
+        r"\[[=> ]{1,200}\] {1,4}(?P<percent>\d{1,3})% {1,4}\((?P<mib_done>\d+) MB / (?P<mib_all>\d+) MB\)",
+        "model {mib_done}/{mib_all}",
+        needs=" MB / ",
+    ),
     *_logs.HUB_LINES,
     line("loading", r"load_model: loading model '(?P<file>[^'\n]*)'", "loading weights"),
     line("loading", rf"print_info: file size\s+= (?P<weights_mib>{NUMBER}) MiB", "{weights_mib} MiB of weights"),
     line("loading", rf"print_info: file size\s+= (?P<weights_gib>{NUMBER}) GiB", "{weights_gib} GiB of weights"),
+    line("loading", r"load_tensors: loading model tensors", "loading weights"),
+    line("loading", r"offloaded (?P<layers>\d+)/(?P<all>\d+) layers to GPU", "{layers} of {all} layers on the GPU"),
     line("loading", r"warming up the model with an empty run", "warming up"),
     line("kv_cache", rf"llama_context: n_ctx\s+= (?P<kv_cache_tokens>{COUNT})", "{kv_cache_tokens} tokens of KV cache"),
     line(
@@ -160,6 +173,12 @@ _FAULTS = (
         "llama-server {why}",
         "Check the model ID and its quantisation, the network, and HF_TOKEN for a gated model.",
     ),
-    fault(r"error loading model: (?P<why>[^\n]+)", "llama.cpp can't load the model: {why}.", ""),
-    *_logs.HUB_FAULTS,
+    fault(
+        r"unable to allocate (?P<device>\w+) buffer|cudaMalloc failed: out of memory",
+        "The GPU ran out of memory.",
+        "Take a GPU with more memory with --gpu, a smaller quantisation, or a shorter context:"
+        " --engine-arg=--ctx-size --engine-arg=….",
+    ),
+    fault(r"error loading model: (?P<why>[^\n]+)", "llama.cpp can't load the model: {why}.", "", general=True),
+    *_faults.HUB_FAULTS,
 )

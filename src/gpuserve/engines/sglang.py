@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpuserve.engines import _launch, _logs
+from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
 from gpuserve.engines.base import MetricNames
 from gpuserve.errors import UsageError
@@ -67,12 +67,7 @@ class SGLang:
 _LINES = (
     *_logs.HUB_LINES,
     line("loading", r"Load weight begin\.", "loading weights"),
-    line(
-        "loading",
-        r"(?:loading shards|Loading safetensors checkpoint shards):\s+(?P<percent>\d+)% Completed"
-        r" \| (?P<done>\d+)/(?P<all>\d+)",
-        "{done} of {all} shards",
-    ),
+    _logs.SHARDS_LINE,
     line(
         "loading",
         # SGLang writes GB and counts in GiB.
@@ -126,7 +121,7 @@ _FAULTS = (
         "Correct the engine arguments.",
     ),
     fault(
-        r"Not enough memory\. Please try to increase --mem-fraction-static",
+        r"Not enough memory\. Please try (?:to increase|increasing) --mem-fraction-static",
         "Nothing is left for the KV cache once the weights are loaded.",
         "Raise --engine-arg=--mem-fraction-static=…, or take a GPU with more memory.",
     ),
@@ -140,8 +135,17 @@ _FAULTS = (
         "The grammar backend (xgrammar) can't constrain output on {device}; a request that asked for it ended SGLang.",
         "Use --engine-arg=--grammar-backend=llguidance.",
     ),
-    *_logs.HUB_FAULTS,
-    _logs.PORT_FAULT,
-    _logs.WEIGHTS_FAULT,
-    _logs.GPU_MEMORY_FAULT,
+    _faults.nvcc_fault(
+        "Go without it, --engine-arg=--sampling-backend=pytorch --engine-arg=--attention-backend=triton,"
+        " or take an image that has the CUDA toolkit with --image."
+    ),
+    *_faults.model_faults("SGLang", tokenizer_flag="--tokenizer-path"),
+    *_faults.HUB_FAULTS,
+    *_faults.CUDA_FAULTS,
+    _faults.PORT_FAULT,
+    _faults.WEIGHTS_FAULT,
+    *_faults.gpu_memory_faults(
+        "Take a GPU with more memory with --gpu or a quantised model; if it came after the weights were loaded,"
+        " lower --engine-arg=--mem-fraction-static=…."
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gpuserve.engines import _launch, _logs
+from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
 from gpuserve.engines.base import MetricNames
 from gpuserve.errors import UsageError
@@ -65,18 +65,14 @@ class VLLM:
 _LINES = (
     line(
         "downloading",
-        rf"Time spent downloading weights for \S+: (?P<seconds>{NUMBER}) seconds",
+        rf"Time spent downloading weights for \S{{1,200}}: (?P<seconds>{NUMBER}) seconds",
         "weights downloaded in {seconds} s",
     ),
     *_logs.HUB_LINES,
     line("loading", rf"Using max model len (?P<max_context>{COUNT})", "context of {max_context} tokens"),
     line("loading", r"Starting to load model (?P<model>\S+?)\.\.\.", "loading {model}"),
     line("loading", rf"Checkpoint size: (?P<weights_gib>{NUMBER}) GiB", "{weights_gib} GiB of weights"),
-    line(
-        "loading",
-        r"Loading safetensors checkpoint shards:\s+(?P<percent>\d+)% Completed \| (?P<done>\d+)/(?P<all>\d+)",
-        "{done} of {all} shards",
-    ),
+    _logs.SHARDS_LINE,
     line("loading", rf"Loading weights took (?P<seconds>{NUMBER}) seconds", "weights read in {seconds} s"),
     line(
         "loading",
@@ -91,8 +87,8 @@ _LINES = (
     line("kv_cache", rf"KV cache size: (?P<kv_cache_tokens>{COUNT}) tokens", "{kv_cache_tokens} tokens of KV cache"),
     line(
         "kv_cache",
-        rf"Maximum concurrency for (?P<max_context>{COUNT}) tokens per request: (?P<times>{NUMBER})x",
-        "room for {times} requests of {max_context} tokens",
+        rf"Maximum concurrency for (?P<max_context>{COUNT}) tokens per request: (?P<requests>{NUMBER})x",
+        "room for {requests} requests of {max_context} tokens",
     ),
     line("graphs", r"Capturing CUDA graphs[^:\n]*:\s+(?P<percent>\d+)%", "capturing CUDA graphs, {percent}%"),
     line("graphs", rf"Graph capturing finished in (?P<seconds>{NUMBER}) secs", "graphs captured in {seconds} s"),
@@ -146,6 +142,7 @@ _FAULTS = (
         r"To serve at least one request with the model's max seq len",
         "The memory that is left for the KV cache doesn't hold one request of the model's full context.",
         "Use --engine-arg=--max-model-len=auto, or a GPU with more memory.",
+        general=True,
     ),
     fault(
         r"No available memory for the cache blocks",
@@ -165,23 +162,27 @@ _FAULTS = (
         "Stop what else uses the GPU, or lower --engine-arg=--gpu-memory-utilization=….",
     ),
     fault(
-        r"Model architectures \[(?P<arch>[^\]\n]*)\] are not supported",
-        "This version of vLLM doesn't know the model's architecture, {arch}.",
-        "Take a newer image with --image, or another engine.",
-    ),
-    fault(
         r"object has no attribute 'ggml_dequantize'",
         "This build of vLLM can't read GGUF files.",
         "Serve the file with --engine llamacpp, or the model's safetensors repository with vLLM.",
     ),
-    *_logs.HUB_FAULTS,
-    _logs.PORT_FAULT,
-    _logs.WEIGHTS_FAULT,
-    _logs.GPU_MEMORY_FAULT,
+    _faults.nvcc_fault(
+        "Go without it, --env VLLM_USE_FLASHINFER_SAMPLER=0, or take an image that has the CUDA toolkit with --image."
+    ),
+    *_faults.model_faults("vLLM", tokenizer_flag="--tokenizer"),
+    *_faults.HUB_FAULTS,
+    *_faults.CUDA_FAULTS,
+    _faults.PORT_FAULT,
+    _faults.WEIGHTS_FAULT,
+    *_faults.gpu_memory_faults(
+        "Take a GPU with more memory with --gpu or a quantised model; if it came after the weights were loaded,"
+        " lower --engine-arg=--gpu-memory-utilization=… (0.92 by default)."
+    ),
     fault(
         # Only where no inner process wrote an error of its own: that would be the cause.
         r"\A(?![\s\S]*?\((?:EngineCore|Worker)[^)\n]*\) ERROR)[\s\S]*?EngineDeadError: EngineCore encountered an issue",
         "vLLM's engine process died without writing a reason, as it does when it is killed from outside.",
         "Start it again; if it dies again, give the sandbox more main memory with --memory.",
+        general=True,
     ),
 )
