@@ -42,6 +42,29 @@ def test_a_dead_engine_can_be_kept(shell: Shell) -> None:
     shell.ok("down", "kept")
 
 
+@pytest.mark.parametrize(
+    ("script", "code", "cause"),
+    [
+        ("echo loading; kill -9 $$", 137, "killed in the middle (signal 9)"),
+        ("echo 'Error: something new'; exit 3", 3, "Error: something new"),
+    ],
+    ids=["killed", "unknown"],
+)
+def test_an_engine_that_ends_in_its_boot(shell: Shell, script: str, code: int, cause: str) -> None:
+    """By SIGKILL, as the kernel does when memory runs out, and by an error that nobody knows: told, not guessed."""
+    program = shell.home / "programs" / "llama-server"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    path = f"{program.parent}:/usr/bin:/bin"
+    done = shell.run("up", "--local", "--name", "ends", "--image", "debian:12", "--env", f"PATH={path}", "--json")
+    assert done.status == 9
+    assert f"exited with code {code}" in done.error["message"]
+    assert cause in done.error["message"]
+    assert ("--memory" in done.error["hint"]) is (code == 137)
+    assert shell.live() == []
+
+
 def test_an_image_that_is_not_there(shell: Shell) -> None:
     done = shell.run("up", *QUICK, "--image", "nobody/nothing:1", "--json")
     assert done.status == 9

@@ -6,6 +6,7 @@ import time
 
 from gpuserve.client.health import HealthState, Prober
 from gpuserve.engines.base import Engine
+from gpuserve.engines.exits import by_exit_code
 from gpuserve.errors import BootFailed, NotAuthenticated, TimedOut
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.sandboxes.manager import Sandboxes
@@ -106,6 +107,8 @@ class Wait:
         """Why the engine that wrote this log ended."""
         log = "".join(tail.whole)
         found = self._engine.diagnose(log)
+        if found is None and tail.exit_code is not None:
+            found = by_exit_code(tail.exit_code, log)
         how = "ended without an exit code" if tail.exit_code is None else f"exited with code {tail.exit_code}"
         if found is None:
             return BootFailed(f"the engine {how}: {_last_line(log)}")
