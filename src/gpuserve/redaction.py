@@ -38,6 +38,10 @@ _SHAPES = (
 )
 
 
+#: Names of variables whose values must not be shown.
+SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
+
+
 class Redactor:
     """Replaces known secrets, and whatever has the shape of one, by ``***``.
 
@@ -110,3 +114,8 @@ def secrets_in(url: str, headers: Mapping[str, str], api_key: str) -> tuple[str,
     """The secrets of one way in: header values, an engine's key unless it is "EMPTY", a signed URL's credential."""
     key = "" if api_key == "EMPTY" else api_key
     return tuple(secret for secret in (*headers.values(), key, signed_token(url)) if secret)
+
+
+def secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Values of environment variables whose names say that they must not be shown."""
+    return tuple(value for name, value in env.items() if value and SECRET_NAME.search(name))

@@ -65,6 +65,22 @@ def test_an_engine_that_ends_in_its_boot(shell: Shell, script: str, code: int, c
     assert shell.live() == []
 
 
+def test_a_secret_that_the_engine_itself_prints_is_taken_out(shell: Shell) -> None:
+    """In the saved log, in ``logs`` of the live sandbox, by whoever asks, and in the error."""
+    secret = "planted0123456789abcdef"
+    program = shell.home / "programs" / "llama-server"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text('#!/bin/sh\necho "the key is $ENGINE_API_KEY"\necho "Error: $ENGINE_API_KEY"\nexit 3\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:/usr/bin:/bin"
+    argv = ("up", "--local", "--name", "talks", "--image", "debian:12", "--env", f"PATH={path}", "--on-failure", "keep")
+    done = shell.run(*argv, "--env", "ENGINE_API_KEY", "--json", "-v", env={"ENGINE_API_KEY": secret})
+    assert done.status == 9
+    logs = shell.ok("logs", "talks").out
+    assert "the key is ***" in logs
+    assert secret not in logs + done.out + done.err + Path(done.error["log_file"]).read_text()
+
+
 def test_an_image_that_is_not_there(shell: Shell) -> None:
     done = shell.run("up", *QUICK, "--image", "nobody/nothing:1", "--json")
     assert done.status == 9

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gpuserve.errors import Conflict, NotFound
+from gpuserve.redaction import secret_values
 from gpuserve.sandboxes.translate import translated
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class EngineSession:
         self._process = sandbox.process
         self._name = name
         self.command_id = command_id
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Secrets of the engine's environment, which an engine may well print into its log."""
+        return secret_values(self._sandbox.env or {})
 
     def launch(self, command: str) -> bool:
         """Starts ``command`` unless the session already runs one. Says whether it started it.

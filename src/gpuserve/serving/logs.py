@@ -35,7 +35,6 @@ def read(context: Context, wanted: str | None) -> tuple[str, str]:
     Raises:
         NotFound: no such deployment, and no saved log either.
     """
-    redact = Redactor(context.settings.secrets)
     try:
         deployment = find(context, wanted)
     except NotFound:
@@ -46,7 +45,7 @@ def read(context: Context, wanted: str | None) -> tuple[str, str]:
     session = context.sandboxes(deployment.place).session(deployment)
     if not session.attach():
         raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
-    return redact(session.log()), ""
+    return Redactor((*context.settings.secrets, *session.secrets))(session.log()), ""
 
 
 def follow(
@@ -56,9 +55,9 @@ def follow(
 
     Returns the engine's exit code, None if its sandbox vanished.
     """
-    redact = Redactor(context.settings.secrets)
     deployment = find(context, wanted)
     session = context.sandboxes(deployment.place).session(deployment)
+    redact = Redactor((*context.settings.secrets, *session.secrets))
     if not session.attach():
         raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
     cursor, first = Cursor(), True

@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from gpuserve import engines
 from gpuserve.catalog.fit import Fit
 from gpuserve.records import LaunchPlan, ModelFacts, ServeRequest
-from gpuserve.redaction import MASK
+from gpuserve.redaction import MASK, SECRET_NAME, secret_values
 from gpuserve.serving.defaults import default_target
 from gpuserve.serving.preflight import Rules, Seen, judged
 from gpuserve.serving.reasons import reasons
-
-_SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,7 @@ class Plan:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values of the environment that must not be shown."""
-        return tuple(value for name, value in self.launch.env.items() if value and _SECRET_NAME.search(name))
+        return secret_values(self.launch.env)
 
     def as_dict(self) -> dict[str, object]:
         """The plan as ``up --dry-run --json`` prints it; secrets masked."""
@@ -66,7 +64,7 @@ class Plan:
             "session": launch.session,
             "port": launch.port,
             "health_path": launch.health_path,
-            "env": {name: MASK if _SECRET_NAME.search(name) else value for name, value in launch.env.items()},
+            "env": {name: MASK if SECRET_NAME.search(name) else value for name, value in launch.env.items()},
             "gpus": list(request.gpus),
             "gpu_count": request.gpu_count if request.gpus else 0,
             "cpu": request.cpu,

@@ -166,7 +166,7 @@ class _Up:
         if not session.attach():
             session.launch(self._plan.command)
         if self._options.wait:
-            self._file = LogFile(self._log_path(), self._redactor())
+            self._file = LogFile(self._log_path(), self._redactor(session))
             if self._file.problem:
                 self._emit(Warned(self._file.problem))
         self._emit(Launched(deployment, str(self._file.path or ""), self._seconds()))
@@ -178,8 +178,8 @@ class _Up:
         chosen = self._context.settings.log_dir
         return (Path(chosen) if chosen else state_directory() / "logs") / f"{self._plan.name}.log"
 
-    def _redactor(self) -> Redactor:
-        return Redactor((*self._context.settings.secrets, *self._plan.secrets))
+    def _redactor(self, session: EngineSession) -> Redactor:
+        return Redactor((*self._context.settings.secrets, *self._plan.secrets, *session.secrets))
 
     def _wait(self, deployment: Deployment, endpoint: Endpoint, session: EngineSession) -> None:
         wait = Wait(
