@@ -33,6 +33,7 @@ CASES: list[tuple[Exception, type[GpuserveError]]] = [
     (sdk.DaytonaConnectionError("connection refused"), NetworkError),
     (sdk.DaytonaInternalServerError("oops", status_code=500), PlatformError),
     (sdk.DaytonaBadGatewayError("", status_code=502), PlatformError),
+    (sdk.DaytonaTimeoutError("Gateway Timeout", status_code=504), PlatformError),
     (sdk.DaytonaServiceUnavailableError("Service is currently under maintenance.", status_code=503), PlatformError),
     (sdk.DaytonaBadRequestError("No available runners with GPU type: H100.", status_code=400), NoCapacity),
     (sdk.DaytonaBadRequestError("Total GPU limit exceeded. Maximum allowed: 1.", status_code=400), QuotaExceeded),

@@ -93,13 +93,22 @@ class Creation:
         return sandbox if labels.run_id(sandbox.labels) == self._run_id else None
 
     def settle(self, patience: float = 10.0) -> Sandbox | None:
-        """After an interruption: the sandbox that the request in flight made or still makes, within ``patience`` s."""
+        """After an interruption: the sandbox that the request in flight made or still makes, within ``patience`` s.
+
+        Raises:
+            NotAuthenticated, NetworkError, PlatformError: the platform doesn't say whether there is one.
+        """
         give_up = time.monotonic() + patience
         while True:
             answered = self._answered.is_set()
-            sandbox = self.find()
-            if sandbox is not None or answered or time.monotonic() > give_up:
-                return sandbox
+            try:
+                sandbox = self.find()
+            except (NetworkError, PlatformError):
+                if time.monotonic() > give_up:
+                    raise
+            else:
+                if sandbox is not None or answered or time.monotonic() > give_up:
+                    return sandbox
             time.sleep(POLL)
 
     def wait(self, on_state: OnState) -> Sandbox:

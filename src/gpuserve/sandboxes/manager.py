@@ -152,7 +152,7 @@ class Sandboxes:
                 return True
             except NotFound:
                 return False
-            except (Conflict, NetworkError, PlatformError) as error:
+            except (Conflict, NetworkError, PlatformError, TimedOut) as error:
                 if time.monotonic() + pause > deadline:
                     raise _left_behind(sandbox_id, error) from error
             time.sleep(pause)

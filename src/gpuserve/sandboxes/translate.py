@@ -30,6 +30,8 @@ _CAPACITY = re.compile(r"no available runners|no runner", re.IGNORECASE)
 _QUOTA = re.compile(
     r"limit exceeded|exceeds maximum allowed|not permitted in this region|no gpu types are allowed", re.IGNORECASE
 )
+#: Statuses of a gateway that got no answer in time: the SDK takes them for a deadline of the caller's.
+_GATEWAY_TIMEOUTS = (408, 504)
 _TRANSPORT = ("MaxRetryError", "ProtocolError", "NewConnectionError", "ConnectionError", "OSError", "HTTPError")
 
 
@@ -58,6 +60,8 @@ def translate(error: Exception, doing: str) -> GpuserveError:
         return NotAuthenticated(
             f"Daytona refuses the API key (while {doing})", hint="set DAYTONA_API_KEY to a valid key, or use --local"
         )
+    if getattr(error, "status_code", None) in _GATEWAY_TIMEOUTS:
+        return PlatformError(message, hint="try again; --debug shows the whole error")
     for kind, build in _by_class(sdk):
         if isinstance(error, kind):
             return build(message)

@@ -12,6 +12,7 @@ from gpuserve.errors import BootFailed, Conflict, GpuserveError, Interrupted, Ti
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes import labels
+from gpuserve.sandboxes.create import Creation
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.sandboxes.session import EngineSession
 from gpuserve.serving.boot import Wait
@@ -137,9 +138,7 @@ class _Up:
         try:
             sandbox = creation.wait(lambda state: self._emit(SandboxState(plan.name, state, self._seconds())))
         except BaseException as error:
-            left = creation.settle()
-            if left is not None:
-                self._undo(self._sandboxes.get(left.id), error)
+            self._undo_creation(creation, error)
             raise self._as_ours(error) from error
         return self._sandboxes.get(sandbox.id)
 
@@ -149,7 +148,7 @@ class _Up:
         try:
             return self._serve(deployment)
         except BaseException as error:
-            self._undo(deployment, error)
+            self._undo(deployment.name, deployment.sandbox_id, error)
             raise self._as_ours(error) from error
 
     def _serve(self, deployment: Deployment) -> Deployed:
@@ -204,22 +203,37 @@ class _Up:
 
     # -- what went wrong -----------------------------------------------------------------------------------
 
-    def _undo(self, deployment: Deployment, error: BaseException) -> None:
+    def _undo_creation(self, creation: Creation, error: BaseException) -> None:
+        """As ``_undo``, for a sandbox of which it isn't known whether the request made it."""
+        name = self._plan.name
+        try:
+            left = creation.settle()
+        except (GpuserveError, KeyboardInterrupt) as unknown:
+            self._leave(name, unknown)
+            return
+        if left is not None:
+            self._undo(name, left.id, error)
+
+    def _undo(self, name: str, sandbox_id: str, error: BaseException) -> None:
         """Deletes the sandbox or says that it was kept. A failure to delete is reported, not raised over ``error``."""
-        if self._keeps(deployment, error):
-            self._emit(Warned(f"{deployment.name} was kept; delete it with: gpuserve down {deployment.name}"))
+        if self._keeps(name, error):
+            self._emit(Warned(f"{name} was kept; delete it with: gpuserve down {name}"))
             return
         try:
-            self._sandboxes.delete(deployment.sandbox_id)
-        except GpuserveError as left:
-            self._emit(Warned(f"{deployment.name} may still exist ({left.message}): gpuserve down {deployment.name}"))
+            self._sandboxes.delete(sandbox_id)
+        except (GpuserveError, KeyboardInterrupt) as left:
+            self._leave(name, left)
             return
-        self._context.cache.forget(deployment.sandbox_id)
-        self._emit(Removed(deployment.name))
+        self._context.cache.forget(sandbox_id)
+        self._emit(Removed(name))
 
-    def _keeps(self, deployment: Deployment, error: BaseException) -> bool:
+    def _leave(self, name: str, why: BaseException) -> None:
+        said = why.message if isinstance(why, GpuserveError) else "interrupted while it was deleted"
+        self._emit(Warned(f"{name} may still exist ({said}): gpuserve down {name}"))
+
+    def _keeps(self, name: str, error: BaseException) -> bool:
         if isinstance(error, KeyboardInterrupt) and self._options.ask_keep is not None:
-            return self._options.ask_keep(deployment.name)
+            return self._options.ask_keep(name)
         return self._options.keep_failed
 
     def _as_ours(self, error: BaseException) -> BaseException:
