@@ -243,6 +243,7 @@ def test_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
             httpx.get(f"{running.url}/health", timeout=2)
 
 
+@pytest.mark.slow  # it once hung on a loaded machine, which is not understood yet: see the README
 def test_signal_while_loading_ends_it_cleanly(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
