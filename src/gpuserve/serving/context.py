@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gpuserve.errors import NotAuthenticated, PlatformError
 from gpuserve.sandboxes.manager import Place, Sandboxes
-from gpuserve.settings import Settings
+from gpuserve.settings import Settings, state_directory
 from gpuserve.state import Cache
 
 #: How both ways on are named when there is neither a key nor ``--local``.
@@ -42,6 +43,11 @@ class Context:
     def place_to_ask(self) -> Place | None:
         """The place that a new deployment would go to, if it can be asked already: nothing is started for it."""
         return self._local_place(start=False) if self.only_local else self._daytona_place()
+
+    def log_path(self, name: str) -> Path:
+        """Where the log of the deployment called ``name`` is saved here, unless ``up`` is told another place."""
+        chosen = self.settings.log_dir
+        return (Path(chosen) if chosen else state_directory() / "logs") / f"{name}.log"
 
     def places(self) -> list[Place]:
         """Every place that can be asked, Daytona first.

@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 from gpuserve.errors import NetworkError, NotFound, PlatformError, UsageError
+from gpuserve.records import Deployment
 from gpuserve.redaction import Redactor
+from gpuserve.sandboxes.session import EngineSession
 from gpuserve.serving.context import Context
 from gpuserve.serving.enginelog import POLL, Cursor
 from gpuserve.serving.find import find
-from gpuserve.settings import state_directory
 
 # vLLM stamps "INFO 11-22 04:05:06 [file.py:1]", SGLang "[2026-11-22 04:05:06]".
 _STAMP = re.compile(
@@ -24,8 +25,7 @@ _STAMP = re.compile(
 
 def saved_log(context: Context, name: str) -> Path | None:
     """The copy of ``name``'s log on this machine, if there is one."""
-    chosen = context.settings.log_dir
-    path = (Path(chosen) if chosen else state_directory() / "logs") / f"{Path(name).name}.log"
+    path = context.log_path(Path(name).name)
     return path if path.is_file() else None
 
 
@@ -42,10 +42,8 @@ def read(context: Context, wanted: str | None) -> tuple[str, str]:
         if path is None:
             raise
         return path.read_text(encoding="utf-8", errors="replace"), str(path)
-    session = context.sandboxes(deployment.place).session(deployment)
-    if not session.attach():
-        raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
-    return Redactor((*context.settings.secrets, *session.secrets))(session.log()), ""
+    session, redact = _attached(context, deployment)
+    return redact(session.log()), ""
 
 
 def follow(
@@ -55,11 +53,7 @@ def follow(
 
     Returns the engine's exit code, None if its sandbox vanished.
     """
-    deployment = find(context, wanted)
-    session = context.sandboxes(deployment.place).session(deployment)
-    redact = Redactor((*context.settings.secrets, *session.secrets))
-    if not session.attach():
-        raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
+    session, redact = _attached(context, find(context, wanted))
     cursor, first = Cursor(), True
     while True:
         try:
@@ -75,6 +69,14 @@ def follow(
         if code is not None:
             return code
         time.sleep(POLL)
+
+
+def _attached(context: Context, deployment: Deployment) -> tuple[EngineSession, Redactor]:
+    """The deployment's running session, and what takes the secrets out of its log."""
+    session = context.sandboxes(deployment.place).session(deployment)
+    if not session.attach():
+        raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
+    return session, Redactor((*context.settings.secrets, *session.secrets))
 
 
 def last_lines(text: str, count: int | None) -> str:

@@ -21,7 +21,6 @@ from gpuserve.serving.enginelog import LogFile, Tail
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
 from gpuserve.serving.plan import Plan, at_port
 from gpuserve.serving.reach import open_endpoint
-from gpuserve.settings import state_directory
 
 #: Asked at the first Ctrl-C with the sandbox's name: True keeps it, False deletes it.
 AskKeep = Callable[[str], bool]
@@ -165,17 +164,12 @@ class _Up:
         if not session.attach():
             session.launch(self._plan.command)
         if self._options.wait:
-            self._file = LogFile(self._log_path(), self._redactor(session))
+            log_file = self._options.log_file or self._context.log_path(self._plan.name)
+            self._file = LogFile(log_file, self._redactor(session))
             if self._file.problem:
                 self._emit(Warned(self._file.problem))
         self._emit(Launched(deployment, str(self._file.path or ""), self._seconds()))
         return session
-
-    def _log_path(self) -> Path:
-        if self._options.log_file is not None:
-            return self._options.log_file
-        chosen = self._context.settings.log_dir
-        return (Path(chosen) if chosen else state_directory() / "logs") / f"{self._plan.name}.log"
 
     def _redactor(self, session: EngineSession) -> Redactor:
         return Redactor((*self._context.settings.secrets, *self._plan.secrets, *session.secrets))
