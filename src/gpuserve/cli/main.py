@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from typer.exceptions import Abort, TyperException
 
@@ -13,9 +17,20 @@ from gpuserve.cli.output import report_error
 from gpuserve.errors import GpuserveError, Interrupted, UsageError
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command and exits with its status."""
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits with its status, whatever other threads still do.
+
+    A thread that waits for a slow platform, the SDK's or ours, may outlive the command. Taking the interpreter down
+    under it can abort the process (SIGABRT in place of our status), or wait for it without end: so where there is
+    one, the process ends at once, after what is due at exit.
+    """
+    status = run(list(sys.argv[1:] if argv is None else argv))
+    if threading.active_count() > 1:
+        atexit._run_exitfuncs()  # noqa: SLF001  # the interpreter's own call at exit, which os._exit leaves out
+        with contextlib.suppress(OSError):
+            _flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
