@@ -52,8 +52,9 @@ class Live:
 class UpOptions(TypedDict, total=False):
     """What ``up`` takes besides the model; ``gpuserve up --help`` says what is left out.
 
-    ``ttl`` is a duration such as "2h" or "none", ``timeout`` in seconds, ``queue_timeout`` in minutes, ``memory`` and
-    ``disk`` in GiB; ``gpus`` an empty sequence means none. ``emit`` gets the events of ``gpuserve.serving.events``.
+    ``ttl`` is a duration such as "2h" or "none", ``idle`` one such as "30m", ``timeout`` in seconds,
+    ``queue_timeout`` in minutes, ``memory`` and ``disk`` in GiB; ``gpus`` an empty sequence means none. ``emit`` gets
+    the events of ``gpuserve.serving.events``.
     """
 
     engine: str
@@ -71,6 +72,7 @@ class UpOptions(TypedDict, total=False):
     target: str
     public: bool
     ttl: str
+    idle: str
     timeout: int
     queue_timeout: int
     env: Mapping[str, str]
@@ -137,6 +139,7 @@ def _request(model: str, options: UpOptions, context: Context) -> ServeRequest:
         target=options.get("target") or ("" if local else settings.region),
         public=options.get("public", False),
         ttl=defaults.ttl(options.get("ttl", ""), settings),
+        idle=defaults.idle(options.get("idle", "")),
         timeout=options.get("timeout", DEFAULT_BOOT_TIMEOUT),
         queue_timeout=options.get("queue_timeout"),
         env=defaults.environment(options.get("env", {}), settings),

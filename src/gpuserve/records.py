@@ -90,9 +90,10 @@ def check_gpus(gpus: tuple[str, ...]) -> None:
 class ServeRequest:
     """What somebody asked ``up`` for. Everything is checked here, before anything is created.
 
-    ``ttl`` is in seconds from creation (None: no limit), ``timeout`` in seconds of waiting for the
-    engine, ``memory`` and ``disk`` in GiB, ``queue_timeout`` in minutes. Empty strings and None mean
-    "not said": the engine or the platform decides. ``env`` may hold secrets.
+    ``ttl`` is in seconds from creation (None: no limit), ``idle`` in seconds without a request after which the
+    platform deletes it (None: it doesn't look), ``timeout`` in seconds of waiting for the engine, ``memory`` and
+    ``disk`` in GiB, ``queue_timeout`` in minutes. Empty strings and None mean "not said": the engine or the platform
+    decides. ``env`` may hold secrets.
     """
 
     model: str
@@ -109,6 +110,7 @@ class ServeRequest:
     target: str = ""
     public: bool = False
     ttl: int | None = DEFAULT_TTL
+    idle: int | None = None
     timeout: int = DEFAULT_BOOT_TIMEOUT
     queue_timeout: int | None = None
     revision: str = ""
@@ -141,6 +143,10 @@ class ServeRequest:
             raise UsageError(
                 f"a time to live of {self.ttl} s is too short",
                 hint="the least is 60 s, for example --ttl 2h; --ttl none asks for no limit",
+            )
+        if self.idle is not None and self.idle < 60:
+            raise UsageError(
+                f"an idle limit of {self.idle} s is too short", hint="the least is 60 s, such as --idle 30m"
             )
         if self.timeout < 1:
             raise UsageError(f"a timeout of {self.timeout} s is too short", hint="for example --timeout 15m")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gpuserve.errors import UsageError
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes.session import strip_markers
-from gpuserve.serving.enginelog import Cursor, LogFile
+from gpuserve.serving.enginelog import LogFile
+from gpuserve.serving.loglines import Cursor
 from gpuserve.serving.logs import last_lines, since
 
 

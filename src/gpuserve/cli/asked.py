@@ -54,6 +54,10 @@ class Asked:
     port: Annotated[int | None, _option(_SANDBOX, "The engine's port (8000; locally a free one).")] = None
     label: Annotated[list[str] | None, _option(_SANDBOX, "KEY=VALUE label.")] = None
     ttl: Annotated[str | None, _option(_SANDBOX, "Delete it after this long, ready or not (4h); none: never.")] = None
+    idle: Annotated[
+        str | None,
+        _option(_SANDBOX, "The platform deletes it after this long without any request (never)."),
+    ] = None
     public: Annotated[bool, _option(_SANDBOX, "Anybody with the URL may use it.", "--public")] = False
     queue_timeout: Annotated[str | None, _option(_SANDBOX, "Give up waiting for a GPU after this long.")] = None
     timeout: Annotated[str, _option(_HAND_OFF, "Give up if it isn't ready after this long (15m).")] = "15m"
@@ -127,6 +131,7 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         port=DEFAULT_PORT if asked.port is None else asked.port,
         labels=pairs(asked.label or (), "label"),
         ttl=defaults.ttl(asked.ttl or "", settings),
+        idle=defaults.idle(asked.idle or ""),
         public=asked.public,
         queue_timeout=None if asked.queue_timeout is None else -(-parse_duration(asked.queue_timeout) // 60),
         timeout=parse_duration(asked.timeout),

@@ -11,12 +11,14 @@ from gpuserve.cli.command import Run, command
 from gpuserve.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpuserve.records import Deployment
     from gpuserve.serving.down import Gone
 
 EPILOG = (
     "Examples: gpuserve down gpt-oss-20b-7f3c · gpuserve down --all --yes · gpuserve down ci-17 --ignore-not-found. "
-    "With --json: {data: [{name, sandbox_id, deleted, error}]}."
+    "With --json: {data: [{name, sandbox_id, deleted, error, cost_per_hour, cost}]}."
 )
 
 
@@ -67,20 +69,30 @@ def _confirm(run: Run, chosen: list[Deployment], *, yes: bool) -> None:
 
 
 def _report(run: Run, results: list[Gone]) -> None:
-    run.output.data(
-        [
-            {
-                "name": one.name,
-                "sandbox_id": one.sandbox_id,
-                "deleted": one.error is None,
-                "error": None if one.error is None else one.error.as_dict(),
-            }
-            for one in results
-        ]
-    )
+    run.output.data([outcome(one) for one in results])
+    tell(run, results)
+
+
+def outcome(one: Gone) -> dict[str, object]:
+    """What became of one deployment, as ``--json`` prints it."""
+    from gpuserve.serving.cost import UNKNOWN
+
+    return {
+        "name": one.name,
+        "sandbox_id": one.sandbox_id,
+        "deleted": one.error is None,
+        "error": None if one.error is None else one.error.as_dict(),
+        **(UNKNOWN if one.cost is None else one.cost.as_dict()),
+    }
+
+
+def tell(run: Run, results: Sequence[Gone]) -> None:
+    """Says what became of each; raises the first error, once all are told."""
     for one in results:
         if one.error is None:
-            run.output.say("down", f"{one.name} deleted, it is gone" if one.existed else f"{one.name} was gone already")
+            cost = "" if one.cost is None or one.cost.so_far is None else f"; it cost {one.cost.so_far:.2f}"
+            gone = f"{one.name} deleted, it is gone{cost}" if one.existed else f"{one.name} was gone already"
+            run.output.say("down", gone)
         else:
             run.output.warn(f"{one.name}: {one.error.message}")
     failed = [one.error for one in results if one.error is not None]

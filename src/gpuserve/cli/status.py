@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Examples: gpuserve status · gpuserve status gpt-oss-20b-7f3c · gpuserve status --watch. "
-    "With --json: {data: [{name, state, health, gpu, age_seconds, seconds_left, endpoint, …}]}, one object with an ID."
+    "With --json: {data: [{name, state, health, gpu, age_seconds, seconds_left, cost, idle_since, …}]}, one object "
+    "with an ID. COST needs prices of your own: GPUSERVE_PRICES=H100=3.95. Looking doesn't count as use."
 )
-COLUMNS = ("NAME", "STATE", "HEALTH", "MODEL", "ENGINE", "GPU", "AGE", "LEFT", "RUN/WAIT", "KV", "ENDPOINT")
+COLUMNS = ("NAME", "STATE", "HEALTH", "MODEL", "ENGINE", "GPU", "AGE", "LEFT", "COST", "RUN/WAIT", "KV", "ENDPOINT")
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +55,7 @@ def _once(run: Run, which: str | None) -> None:
     if which is not None:
         report = core.inspect(run.context, which)
         run.output.data(report.as_dict())
+        _warn(run, report)
         if not run.output.as_json:
             run.output.result("\n".join(f"{label:<12}{value}" for label, value in details(report)))
         return
@@ -61,12 +63,19 @@ def _once(run: Run, which: str | None) -> None:
     for error in errors:
         run.output.warn(error.message)
     run.output.data([report.as_dict() for report in reports])
+    for report in reports:
+        _warn(run, report)
     if run.output.as_json:
         return
     if not reports:
         run.output.say("status", "nothing is live: gpuserve up --local, or gpuserve up --model openai/gpt-oss-20b")
         return
     run.output.table(COLUMNS, [row(report) for report in reports])
+
+
+def _warn(run: Run, report: Report) -> None:
+    if report.warning:
+        run.output.warn(report.warning)
 
 
 def row(report: Report) -> tuple[str, ...]:
@@ -81,6 +90,7 @@ def row(report: Report) -> tuple[str, ...]:
         one.gpu or "-",
         _duration(one.age(report.moment)),
         "no limit" if one.expires_at is None else _duration(one.time_left(report.moment)),
+        "-" if report.cost is None or report.cost.so_far is None else f"{report.cost.so_far:.2f}",
         "-" if load is None else f"{_number(load.running)}/{_number(load.waiting)}",
         "-" if load is None or load.kv_usage is None else f"{load.kv_usage:.0%}",
         report.url or "-",
@@ -99,6 +109,14 @@ def details(report: Report) -> list[tuple[str, str]]:
     shown += [("Sandbox", one.sandbox_id), ("Place", one.place), ("Image", one.image), ("Port", str(one.port))]
     if one.expires_at is not None:
         shown.append(("Deleted at", one.expires_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")))
+    if report.cost is not None:
+        shown.append(("Per hour", f"{report.cost.per_hour:.2f}"))
+    if report.idle_seconds is not None:
+        shown.append(("Idle", f"for at least {format_duration(report.idle_seconds)}, by the engine's own counters"))
+    if report.idle_limit is not None:
+        shown.append(
+            ("Idle limit", f"{format_duration(report.idle_limit)} without a request, then the platform deletes it")
+        )
     if report.detail or one.error:
         shown.append(("Detail", report.detail or one.error))
     return shown + [("Access", sentence) for sentence in describe(one)]

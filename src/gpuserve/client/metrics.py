@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpuserve.client.transport import UNSEEN, open_client, request_headers
@@ -16,6 +16,9 @@ from gpuserve.records import Endpoint
 
 # name{label="value",...} value; a label's value may hold anything, with \" for a quote
 _SAMPLE = re.compile(r'([A-Za-z_:][\w:]*)(?:\{(?:[^"{}]|"(?:[^"\\]|\\.)*")*\})?[ \t]+(\S+)', re.ASCII)
+
+# vLLM, SGLang and llama.cpp call it so, each with its own name before the colon.
+_TOKENS = ":prompt_tokens_total"
 
 
 class LoadNames(Protocol):
@@ -31,11 +34,15 @@ class LoadNames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests in work and in the queue, and the share (0 to 1) of the KV cache in use; None where it isn't told."""
+    """Requests in work and in the queue, and the share (0 to 1) of the KV cache in use; None where it isn't told.
+
+    ``tokens`` counts the prompts' tokens since the engine started: a look at health or metrics doesn't raise it.
+    """
 
     running: int
     waiting: int
     kv_usage: float | None = None
+    tokens: int | None = field(default=None, compare=False)
 
 
 def samples(text: str) -> dict[str, list[float]]:
@@ -65,10 +72,12 @@ def load_from(text: str, names: LoadNames) -> Load | None:
     if names.running not in found or names.waiting not in found:
         return None
     shares = found.get(names.kv_usage)
+    counters = [sum(values) for name, values in found.items() if name.endswith(_TOKENS)]
     return Load(
         running=round(sum(found[names.running])),
         waiting=round(sum(found[names.waiting])),
         kv_usage=sum(shares) / len(shares) if shares else None,
+        tokens=round(sum(counters)) if counters else None,
     )
 
 

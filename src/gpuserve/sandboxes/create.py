@@ -12,7 +12,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gpuserve.errors import BootFailed, Conflict, NetworkError, NoCapacity, NotFound, PlatformError, TimedOut
+from gpuserve.errors import (
+    BootFailed,
+    Conflict,
+    NetworkError,
+    NoCapacity,
+    NotFound,
+    PlatformError,
+    RateLimited,
+    TimedOut,
+)
 from gpuserve.records import LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.translate import translate, translated
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
     from daytona import CreateSandboxFromImageParams, Daytona, Sandbox
 
 _DEAD = ("error", "build_failed", "destroyed", "destroying", "stopped", "stopping", "archived")
+#: Seconds within which a look at it must be answered.
+CALL_TIMEOUT = 20
 #: Seconds between looks at a sandbox that is being created.
 POLL = 0.5
 #: Seconds in which a sandbox whose create answer was lost must turn up.
@@ -31,7 +42,10 @@ OnBuildLog = Callable[[str], None]
 
 
 def parameters(request: ServeRequest, launch: LaunchPlan, name: str, run_id: str) -> CreateSandboxFromImageParams:
-    """The SDK's parameters: name, labels and time to live are in the create request itself."""
+    """The SDK's parameters: name, labels, time to live and idle limit are in the create request itself.
+
+    Both limits count in minutes, rounded up. To stop an ephemeral sandbox is to delete it.
+    """
     from daytona import CreateSandboxFromImageParams, GpuType, Image, Resources
 
     resources = Resources(
@@ -45,11 +59,11 @@ def parameters(request: ServeRequest, launch: LaunchPlan, name: str, run_id: str
         name=name,
         image=Image.base(launch.image),
         resources=resources,
-        labels=labels.encode(launch, run_id, request.labels),
+        labels={**labels.encode(launch, run_id, request.labels), **labels.limits(request.ttl, request.idle)},
         env_vars=dict(launch.env),
         public=request.public,
         ephemeral=True,
-        auto_stop_interval=0,
+        auto_stop_interval=0 if request.idle is None else -(-request.idle // 60),
         ttl_minutes=None if request.ttl is None else -(-request.ttl // 60),
         queue_timeout=request.queue_timeout,
         target=request.target or None,
@@ -67,6 +81,7 @@ class Creation:
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._error: Exception | None = None
+        self._made: Sandbox | None = None
         self._answered = threading.Event()
         self._build_log: OnBuildLog | None = None
 
@@ -77,19 +92,24 @@ class Creation:
 
     def _send(self) -> None:
         try:
-            self._client.create(self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log)
+            self._made = self._client.create(
+                self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log
+            )
         except Exception as error:  # noqa: BLE001  # handed to the thread that waits
             self._error = error
         finally:
             self._answered.set()
 
     def find(self) -> Sandbox | None:
-        """The sandbox of this very run, by its name; None if there is none (yet)."""
+        """The sandbox of this very run, by its name; None if there is none (yet).
+
+        A name that can't be found yet is no reason to doubt the answer to the create request.
+        """
         try:
             with translated("looking for the sandbox"):
-                sandbox = self._client.get(self._name, request_timeout=20)
+                sandbox = self._client.get(self._name, request_timeout=CALL_TIMEOUT)
         except NotFound:
-            return None
+            return self._made
         return sandbox if labels.run_id(sandbox.labels) == self._run_id else None
 
     def settle(self, patience: float = 10.0) -> Sandbox | None:
@@ -104,12 +124,25 @@ class Creation:
             try:
                 sandbox = self.find()
             except (NetworkError, PlatformError):
+                if self._made is not None:
+                    return self._made
                 if time.monotonic() > give_up:
                     raise
             else:
-                if sandbox is not None or answered or time.monotonic() > give_up:
+                if sandbox is not None:
                     return sandbox
+                if answered or time.monotonic() > give_up:
+                    return self._listed()
             time.sleep(POLL)
+
+    def _listed(self) -> Sandbox | None:
+        """The sandbox of this very run by its label: a second witness, before it is said that there is none."""
+        from daytona import ListSandboxesQuery
+
+        query = ListSandboxesQuery(labels={labels.RUN: self._run_id}, limit=2)
+        with translated("looking for the sandbox in the list"):
+            found = list(self._client.list(query, request_timeout=CALL_TIMEOUT))
+        return next((one for one in found if labels.run_id(one.labels) == self._run_id), None)
 
     def wait(self, on_state: OnState) -> Sandbox:
         """Waits until the sandbox runs.
@@ -157,7 +190,7 @@ class Creation:
         if self._error is None:
             return
         error = translate(self._error, "creating the sandbox")
-        if isinstance(error, NetworkError | PlatformError):
+        if isinstance(error, NetworkError | PlatformError) and not isinstance(error, RateLimited):
             self._deadline = min(self._deadline, time.monotonic() + LOST_ANSWER_GRACE)
             self._pause()
             if self._look() is not None or time.monotonic() < self._deadline:

@@ -13,6 +13,10 @@ PREFIX = "gpuserve/"
 SCHEMA = "1"
 #: The pair that every sandbox of ours carries; what ``list`` filters by.
 MARK: Mapping[str, str] = {"gpuserve/schema": SCHEMA}
+#: The label with the ID of the run that created it.
+RUN = "gpuserve/run"
+#: Labels with the time to live and the idle limit that were asked for.
+TTL, IDLE = "gpuserve/ttl", "gpuserve/idle"
 
 
 class SandboxData(Protocol):
@@ -42,7 +46,7 @@ def encode(launch: LaunchPlan, run_id: str, extra: Mapping[str, str]) -> dict[st
     return {
         **extra,
         **MARK,
-        "gpuserve/run": run_id,
+        RUN: run_id,
         "gpuserve/engine": launch.engine,
         "gpuserve/model": launch.model,
         "gpuserve/served-as": launch.served_model,
@@ -54,6 +58,28 @@ def encode(launch: LaunchPlan, run_id: str, extra: Mapping[str, str]) -> dict[st
     }
 
 
+def limits(ttl: int | None, idle: int | None) -> dict[str, str]:
+    """The labels that keep what was asked for: seconds from creation to deletion, seconds without use; or "none"."""
+    return {TTL: _limit(ttl), IDLE: _limit(idle)}
+
+
+def asked(labels: Mapping[str, str], which: str) -> int | None:
+    """The seconds that the label ``which`` (``TTL`` or ``IDLE``) asks for; None for no limit, or for no such label."""
+    text = labels.get(which, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def moved(deployment: Deployment, seconds: int | None) -> str:
+    """What the label ``TTL`` holds once the deadline of ``deployment`` was moved to ``seconds`` from now."""
+    if seconds is None or deployment.created_at is None or deployment.expires_at is None:
+        return _limit(None if seconds is None else int(deployment.age() or 0) + seconds)
+    return _limit(int((deployment.expires_at - deployment.created_at).total_seconds()))
+
+
+def _limit(seconds: int | None) -> str:
+    return "none" if seconds is None else str(seconds)
+
+
 def is_ours(labels: Mapping[str, str]) -> bool:
     """Whether a sandbox with these labels was made by gpuserve."""
     return all(labels.get(key) == value for key, value in MARK.items())
@@ -61,7 +87,7 @@ def is_ours(labels: Mapping[str, str]) -> bool:
 
 def run_id(labels: Mapping[str, str]) -> str:
     """The run that made the sandbox; "" for a sandbox that isn't ours."""
-    return labels.get("gpuserve/run", "")
+    return labels.get(RUN, "")
 
 
 def routes(labels: Mapping[str, str]) -> Routes:

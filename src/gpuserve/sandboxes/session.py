@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
 from gpuserve.errors import Conflict, NotFound
 from gpuserve.redaction import secret_values
+from gpuserve.sandboxes.stream import Connect, Inbox, LogStream
 from gpuserve.sandboxes.translate import translated
 
 if TYPE_CHECKING:
@@ -15,6 +17,24 @@ if TYPE_CHECKING:
 _STDOUT, _STDERR = "\x01\x01\x01", "\x02\x02\x02"
 #: Seconds within which a call on a session must be answered.
 CALL_TIMEOUT = 20
+
+# The session's shell leads a process group, which its commands stay in. The first line below, run in that shell, notes
+# the group; the script, run beside it, says whether anything but zombies is left in it. Names and environments would
+# not do: engines give their processes other titles, which overwrites both. Fields as in proc(5).
+_NOTE = 'cat /proc/self/stat >"${HOME:-/tmp}"/%s 2>/dev/null\n'
+_LOOK = r"""
+read -r stat 2>/dev/null <"${HOME:-/tmp}"/%s || stat=
+set -- ${stat##*) }
+[ -n "$4" ] || { echo unknown; exit 0; }
+group=$3 session=$4
+for file in /proc/[0-9]*/stat; do
+  { read -r stat <"$file"; } 2>/dev/null || continue
+  set -- ${stat##*) }
+  case "$1" in Z|X) continue;; esac
+  if [ "$3" = "$group" ] || [ "$4" = "$session" ]; then echo alive; exit 0; fi
+done
+echo dead
+"""
 
 
 def strip_markers(raw: str) -> str:
@@ -29,8 +49,9 @@ class EngineSession:
     code is ever reported.
     """
 
-    def __init__(self, sandbox: Sandbox, name: str, command_id: str = "") -> None:
+    def __init__(self, sandbox: Sandbox, name: str, command_id: str = "", *, connect: Connect | None = None) -> None:
         self._sandbox = sandbox
+        self._connect = connect
         self._process = sandbox.process
         self._name = name
         self.command_id = command_id
@@ -55,10 +76,16 @@ class EngineSession:
                 return False
         with translated("starting the engine"):
             answer = self._process.execute_session_command(
-                self._name, SessionExecuteRequest(command=command, run_async=True), timeout=CALL_TIMEOUT
+                self._name,
+                SessionExecuteRequest(command=_NOTE % self._note + command, run_async=True),
+                timeout=CALL_TIMEOUT,
             )
         self.command_id = answer.cmd_id
         return True
+
+    @property
+    def _note(self) -> str:
+        return shlex.quote(f".{self._name}.stat")
 
     def attach(self, *, patience: float = 0.0) -> bool:
         """Finds the command that the session runs; False if there is none within ``patience`` seconds."""
@@ -82,9 +109,29 @@ class EngineSession:
 
     def log(self) -> str:
         """The whole log so far, markers stripped. The platform has no offsets: each call reads it all."""
+        return self.sized_log()[0]
+
+    def sized_log(self) -> tuple[str, int]:
+        """``log()``, and the bytes of text that the answer held: the log comes marked and, again, stream by stream."""
         with translated("reading the engine's log"):
             logs = self._process.get_session_command_logs(self._name, self.command_id, request_timeout=CALL_TIMEOUT)
-        return strip_markers(logs.output or "")
+        parts = (logs.output or "", logs.stdout or "", logs.stderr or "")
+        return strip_markers(parts[0]), sum(len(part.encode("utf-8", "replace")) for part in parts)
+
+    def stream(self, inbox: Inbox) -> LogStream | None:
+        """Begins to put the log into ``inbox`` as it is written; None where no client for that was given."""
+        if self._connect is None:
+            return None
+        return LogStream(self._connect, self._sandbox.id, self._name, self.command_id, inbox)
+
+    def alive(self) -> bool | None:
+        """Whether any process of the engine or of its shell is left; None where that can't be told.
+
+        False while there is no exit code means that none will ever come: the session's shell died with the engine.
+        """
+        with translated("looking for the engine's processes"):
+            answer = self._process.exec("sh -c " + shlex.quote(_LOOK % self._note), timeout=CALL_TIMEOUT)
+        return {"alive": True, "dead": False}.get((answer.result or "").strip())
 
     def exit_code(self) -> int | None:
         """The engine's exit code; None while it runs, or if its shell died before it could say.

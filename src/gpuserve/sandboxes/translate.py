@@ -7,8 +7,10 @@ plain 400s. Texts as in Daytona's server v0.190 and the SDK 0.226.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from gpuserve.errors import (
     BootFailed,
@@ -30,8 +32,11 @@ _CAPACITY = re.compile(r"no available runners|no runner", re.IGNORECASE)
 _QUOTA = re.compile(
     r"limit exceeded|exceeds maximum allowed|not permitted in this region|no gpu types are allowed", re.IGNORECASE
 )
+T = TypeVar("T")
 #: Statuses of a gateway that got no answer in time: the SDK takes them for a deadline of the caller's.
 _GATEWAY_TIMEOUTS = (408, 504)
+#: Seconds before something is asked again, at first and at most.
+_PAUSE, _LONGEST_PAUSE = 0.25, 4.0
 _TRANSPORT = ("MaxRetryError", "ProtocolError", "NewConnectionError", "ConnectionError", "OSError", "HTTPError")
 
 
@@ -44,6 +49,34 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except DaytonaError as error:
         raise translate(error, doing) from error
+
+
+def repeated(call: Callable[[], T], *, patience: float) -> T:
+    """The result of ``call``, asked again for ``patience`` seconds while the platform fails or can't be reached.
+
+    Only for what may be done twice. A ``Retry-After`` is waited for if it ends within the patience.
+
+    Raises:
+        NetworkError, PlatformError: the last one. Other errors are raised at once.
+    """
+    deadline = time.monotonic() + patience
+    pause = _PAUSE
+    while True:
+        try:
+            return call()
+        except (NetworkError, PlatformError) as error:
+            wait = max(pause, retry_after(error.__cause__))
+            if time.monotonic() + wait > deadline:
+                raise
+        time.sleep(wait)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def retry_after(error: object) -> float:
+    """The seconds that an answer's ``Retry-After`` asks for; 0 without one, or where it is a date."""
+    headers = getattr(error, "headers", None) or {}
+    text = next((str(value) for name, value in headers.items() if name.lower() == "retry-after"), "")
+    return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def translate(error: Exception, doing: str) -> GpuserveError:
@@ -60,6 +93,9 @@ def translate(error: Exception, doing: str) -> GpuserveError:
         return NotAuthenticated(
             f"Daytona refuses the API key (while {doing})", hint="set DAYTONA_API_KEY to a valid key, or use --local"
         )
+    if isinstance(error, sdk.DaytonaRateLimitError):
+        wait = retry_after(error)
+        return RateLimited(message, hint=f"try again in {wait:.0f} s" if wait else "try again in a minute")
     if getattr(error, "status_code", None) in _GATEWAY_TIMEOUTS:
         return PlatformError(message, hint="try again; --debug shows the whole error")
     for kind, build in _by_class(sdk):
@@ -77,7 +113,6 @@ def _by_class(sdk: object) -> tuple[tuple[type, type[GpuserveError]], ...]:
         ("DaytonaNotFoundError", NotFound),
         ("DaytonaGoneError", NotFound),
         ("DaytonaConflictError", Conflict),
-        ("DaytonaRateLimitError", RateLimited),
         ("DaytonaConnectionTimeoutError", NetworkError),
         ("DaytonaTimeoutError", TimedOut),
         ("DaytonaConnectionError", NetworkError),

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 
-from gpuserve.client.health import HealthState, Prober
+from gpuserve.client.health import Health, HealthState
 from gpuserve.engines.base import Engine
 from gpuserve.engines.exits import by_exit_code
-from gpuserve.errors import BootFailed, NotAuthenticated, TimedOut
+from gpuserve.errors import BootFailed, GpuserveError, NotAuthenticated, TimedOut
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.serving.enginelog import Tail
 from gpuserve.serving.events import Boot, Emit, EngineLog
+from gpuserve.serving.probing import PROBE_TIMEOUT as PROBE_TIMEOUT
+from gpuserve.serving.probing import Looks
 
-#: Seconds between two looks at the health route: a first 200 is noticed within a quarter of a second.
-PROBE_EVERY = 0.2
-#: Seconds for one look. SGLang's generates a token before it answers.
-PROBE_TIMEOUT = 20.0
+#: Seconds between two looks at the log's new lines and the engine's life, between the answers of the health route.
+LISTEN_EVERY = 0.1
+#: Seconds without a line after which an engine that is not ready in time is said to hang.
+HANGS_AFTER = 5.0
 #: Seconds for which the proxy may refuse the credential before that counts as final.
 REFUSAL_GRACE = 10.0
 #: Seconds between two looks at the sandbox itself while its proxy says that it is gone.
@@ -57,20 +59,24 @@ class Wait:
             NotAuthenticated: the proxy keeps refusing the credential.
             TimedOut: neither came in time.
         """
-        with Prober(self._endpoint, self._health_path, timeout=PROBE_TIMEOUT) as prober:
+        with Looks(self._endpoint, self._health_path) as looks:
             while True:
-                looked = time.monotonic()
-                probe = prober.probe()
+                looks.news.wait(LISTEN_EVERY)
+                news = looks.news.is_set()
+                looks.news.clear()
                 self.report(tail)
-                if probe.ready:
+                if looks.error is not None:
+                    raise looks.error
+                probe = looks.latest
+                if probe is not None and probe.ready:
                     return
                 if tail.ended.is_set():
                     self.report(tail)
                     raise self.failure(tail)
-                self._judge(probe.state, probe.detail)
+                if probe is not None and news:
+                    self._judge(probe.state, probe.detail)
                 if time.monotonic() > self._deadline:
-                    raise TimedOut(self._late(probe.detail), hint="raise --timeout, or read the log")
-                tail.ended.wait(max(0.0, PROBE_EVERY - (time.monotonic() - looked)))
+                    raise TimedOut(self._late(tail, probe), hint="raise --timeout, or read the log")
 
     def report(self, tail: Tail) -> None:
         """Hands on what the log has brought since the last time."""
@@ -99,17 +105,26 @@ class Wait:
             state = "gone" if current is None else current.error or current.state
             raise BootFailed(f"the sandbox is {state}", hint="run up again")
 
-    def _late(self, detail: str) -> str:
+    def _late(self, tail: Tail, probe: Health | None) -> str:
         waited = time.monotonic() - self._began
-        return f"the engine was not ready after {waited:.0f} s ({detail or 'no answer yet'})"
+        said = (probe.detail if probe is not None else "") or "no answer yet"
+        silent = tail.feed.silent_for
+        late = f"the engine was not ready after {waited:.0f} s ({said})"
+        if silent < HANGS_AFTER:
+            return late
+        return f"{late}; it hangs: its process has not ended, but for the last {silent:.0f} s it wrote nothing"
 
-    def failure(self, tail: Tail) -> BootFailed:
+    def failure(self, tail: Tail) -> GpuserveError:
         """Why the engine that wrote this log ended."""
         log = "".join(tail.whole)
         found = self._engine.diagnose(log)
         if found is None and tail.exit_code is not None:
             found = by_exit_code(tail.exit_code, log)
-        how = "ended without an exit code" if tail.exit_code is None else f"exited with code {tail.exit_code}"
+        if isinstance(tail.error, NotAuthenticated):
+            return tail.error
+        if tail.error is not None:
+            return BootFailed(f"the engine can't be watched any more: {tail.error.message}", hint=tail.error.hint)
+        how = "is gone without an exit code" if tail.exit_code is None else f"exited with code {tail.exit_code}"
         if found is None:
             return BootFailed(f"the engine {how}: {_last_line(log)}")
         return BootFailed(f"the engine {how}: {found.cause}", hint=found.remedy)

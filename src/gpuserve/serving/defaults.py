@@ -78,6 +78,11 @@ def ttl(asked: str, settings: Settings) -> int | None:
     return parse_duration(text) if text else DEFAULT_TTL
 
 
+def idle(asked: str) -> int | None:
+    """Seconds without a request until deletion; None for "" and "none"."""
+    return None if asked.lower() in ("", "none") else parse_duration(asked)
+
+
 def environment(given: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """The engine's environment: the Hugging Face token if there is one, then what was given."""
     token = settings.hf_token.get_secret_value()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
-from gpuserve.errors import GpuserveError, NotFound
+from gpuserve.errors import ConfigError, GpuserveError, NotFound
 from gpuserve.records import Deployment
+from gpuserve.serving import defaults
 from gpuserve.serving.context import Context
+from gpuserve.serving.cost import Cost, cost_of
 from gpuserve.serving.find import find
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """What became of one deployment: ``error`` None means that it no longer exists."""
+    """What became of one deployment: ``error`` None means that it no longer exists.
+
+    ``cost`` is from its creation to its end; None without a GPU or a price.
+    """
 
     name: str
     sandbox_id: str
     existed: bool
     error: GpuserveError | None = None
+    cost: Cost | None = None
 
 
 def named(context: Context, wanted: Sequence[str], *, ignore_not_found: bool) -> tuple[list[Deployment], list[str]]:
@@ -45,19 +52,26 @@ def named(context: Context, wanted: Sequence[str], *, ignore_not_found: bool) ->
 
 
 def delete(context: Context, deployments: Sequence[Deployment]) -> list[Gone]:
-    """Deletes all of them at once, and waits until each is gone. An error of one doesn't stop the others."""
+    """Deletes all of them at once, and waits until each is gone. An error of one doesn't stop the others.
+
+    Prices that can't be read stop no deletion: there is no cost then.
+    """
     if not deployments:
         return []
+    prices: dict[str, float] = {}
     for deployment in deployments:
         context.sandboxes(deployment.place)  # opened here: the threads below only use it
+    with suppress(ConfigError):
+        prices = defaults.prices(context.settings)
     with ThreadPoolExecutor(max_workers=min(8, len(deployments))) as pool:
-        return list(pool.map(lambda one: _delete(context, one), deployments))
+        return list(pool.map(lambda one: _delete(context, one, prices), deployments))
 
 
-def _delete(context: Context, deployment: Deployment) -> Gone:
+def _delete(context: Context, deployment: Deployment, prices: Mapping[str, float]) -> Gone:
     try:
         existed = context.sandboxes(deployment.place).delete(deployment.sandbox_id)
     except GpuserveError as error:
         return Gone(deployment.name, deployment.sandbox_id, existed=True, error=error)
     context.cache.forget(deployment.sandbox_id)
-    return Gone(deployment.name, deployment.sandbox_id, existed)
+    cost = cost_of(deployment, prices) if existed else None
+    return Gone(deployment.name, deployment.sandbox_id, existed, cost=cost)

@@ -6,33 +6,24 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gpuserve.errors import GpuserveError, NetworkError, NotFound, PlatformError
+from gpuserve.errors import GpuserveError, NetworkError, NotFound, PlatformError, RateLimited, TimedOut
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes.session import EngineSession
+from gpuserve.serving.logfeed import Feed
 
-#: Seconds between two fetches of a log that is being followed.
-POLL = 0.7
-
-
-class Cursor:
-    """Turns the platform's cumulative snapshots into what is new: complete lines only, each once."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-
-    def advance(self, snapshot: str, *, to_the_end: bool = False) -> str:
-        """The complete lines of ``snapshot`` not handed out before; with ``to_the_end`` an unfinished one too."""
-        end = len(snapshot) if to_the_end else snapshot.rfind("\n") + 1
-        if end <= self._taken:  # nothing new, or a snapshot that came back short
-            return ""
-        new = snapshot[self._taken : end]
-        self._taken = end
-        return new
+#: Seconds between two questions whether the engine has ended, and the silence after which they ask for its processes.
+LOOK_EVERY = 0.5
+#: Seconds between two looks that must both find no process, with no exit code in between.
+CONFIRM_AFTER = 0.3
+#: Seconds for which the last of an ended engine's log is asked for while the platform fails.
+LAST_WORDS = 10.0
+#: Seconds that a finished boot waits for its tail.
+FINISH_WITHIN = 5.0
 
 
 class LogFile:
@@ -63,6 +54,12 @@ class LogFile:
                 self._give_up(error)
         return clean
 
+    def rewrite(self, text: str) -> str:
+        """Puts ``text`` without its secrets in the place of all that was written, and returns it so."""
+        if self.path is not None:
+            self._open(self.path)
+        return self.write(text)
+
     def _give_up(self, error: OSError) -> None:
         self.problem = f"the engine's log can't be saved in {self.path}: {error.strerror}"
         self.path = None
@@ -71,19 +68,23 @@ class LogFile:
 class Tail:
     """Follows an engine's log and life in a thread of its own, so that a slow answer delays nobody.
 
-    ``exit_code`` is the engine's once ``ended``; it stays None if the session vanished without one.
+    ``exit_code`` is the engine's once ``ended``; it stays None if the session vanished, or its shell died with the
+    engine, so that none was ever written. ``error`` is what made following impossible, if anything did.
+    ``look_every`` is in seconds.
     """
 
-    def __init__(self, session: EngineSession, file: LogFile) -> None:
+    def __init__(self, session: EngineSession, file: LogFile, *, look_every: float = LOOK_EVERY) -> None:
         self._session = session
         self._file = file
-        self._cursor = Cursor()
+        self._look_every = look_every
+        self.feed = Feed(session)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpuserve-log", daemon=True)
         self.whole: list[str] = []
         self.ended = threading.Event()
         self.exit_code: int | None = None
+        self.error: GpuserveError | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -92,36 +93,7 @@ class Tail:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            started = time.monotonic()
-            try:
-                self._step()
-            except NotFound:
-                self.ended.set()
-            except (NetworkError, PlatformError):
-                pass  # the next round asks again; the waiting side has the deadline
-            except GpuserveError:
-                self.ended.set()
-            if self.ended.is_set():
-                return
-            self._stop.wait(max(0.05, POLL - (time.monotonic() - started)))
-
-    def _step(self) -> None:
-        code = self._session.exit_code()
-        self._take(to_the_end=code is not None)
-        if code is not None:
-            self.exit_code = code
-            self.ended.set()
-
-    def _take(self, *, to_the_end: bool = False) -> None:
-        new = self._cursor.advance(self._session.log(), to_the_end=to_the_end)
-        if new:
-            clean = self._file.write(new)
-            self.whole.append(clean)
-            self._lines.put(clean)
+        self._halt()
 
     def drain(self) -> Iterator[str]:
         """What came since the last call, in order."""
@@ -132,12 +104,78 @@ class Tail:
                 return
 
     def finish(self) -> None:
-        """Ends the thread and takes what it has not yet fetched."""
-        self._stop.set()
+        """Ends the thread, once it has taken what is still on its way."""
+        self._halt()
         if self._thread.is_alive():
-            self._thread.join(timeout=30)
-        if not self._thread.is_alive() and not self.ended.is_set():
+            self._thread.join(timeout=FINISH_WITHIN)
+
+    def _halt(self) -> None:
+        self._stop.set()
+        self.feed.wake()
+
+    # -- the thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self.feed.begin()
+            while not self._stop.is_set() and not self.ended.is_set():
+                self._guarded(self._look)
+                self._listen()
+            if not self.ended.is_set():
+                self._guarded(lambda: self._hand_on(self.feed.last()))
+        finally:
+            self.feed.close()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except NotFound:
+            self.ended.set()
+        except (NetworkError, PlatformError, RateLimited, TimedOut):
+            return  # the next round asks again; the waiting side has the deadline
+        except GpuserveError as error:
+            self.error = error
+            self.ended.set()
+
+    def _listen(self) -> None:
+        """Takes in what comes until it is time for the next look."""
+        until = time.monotonic() + self._look_every
+        while not self._stop.is_set() and not self.ended.is_set() and (left := until - time.monotonic()) > 0:
+            self._guarded(lambda left=left: self._hand_on(self.feed.listen(left)))  # type: ignore[misc]
+
+    def _look(self) -> None:
+        code = self._session.exit_code()
+        if code is None and (self.feed.silent_for < self._look_every or not self._vanished()):
+            return
+        self.exit_code = code
+        try:
+            self._last_words()
+        finally:
+            self.ended.set()
+
+    def _vanished(self) -> bool:
+        """Whether the engine is gone with its shell. Silence proves nothing, and neither does one look."""
+        if self._session.alive() is not False:
+            return False
+        self._stop.wait(CONFIRM_AFTER)
+        return self._session.exit_code() is None and self._session.alive() is False
+
+    def _last_words(self) -> None:
+        until = time.monotonic() + LAST_WORDS
+        while True:
             try:
-                self._take()
-            except GpuserveError:
-                return  # the engine is up; its log is a copy that ends here
+                return self._hand_on(self.feed.snapshot(to_the_end=True))
+            except (NetworkError, PlatformError, RateLimited, TimedOut):
+                if time.monotonic() > until or self._stop.wait(0.5):
+                    return None  # what was seen before must do
+
+    def _hand_on(self, new: str) -> None:
+        if self.feed.corrected:
+            self.feed.corrected = False
+            self.whole[:] = [self._file.rewrite(self.feed.cursor.text())]
+            if new:
+                self._lines.put(self._file.redact(new))
+        elif new:
+            clean = self._file.write(new)
+            self.whole.append(clean)
+            self._lines.put(clean)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
-from gpuserve.errors import NetworkError, NotFound, PlatformError, UsageError
+from gpuserve.errors import NotFound, UsageError
 from gpuserve.records import Deployment
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes.session import EngineSession
+from gpuserve.sandboxes.translate import repeated
 from gpuserve.serving.context import Context
-from gpuserve.serving.enginelog import POLL, Cursor
+from gpuserve.serving.enginelog import LogFile, Tail
 from gpuserve.serving.find import find
+
+#: Seconds between two questions whether a followed engine still runs, and between two looks at what it wrote.
+LOOK_EVERY, SHOW_EVERY = 2.0, 0.1
 
 # vLLM stamps "INFO 11-22 04:05:06 [file.py:1]", SGLang "[2026-11-22 04:05:06]".
 _STAMP = re.compile(
@@ -42,41 +45,36 @@ def read(context: Context, wanted: str | None) -> tuple[str, str]:
         if path is None:
             raise
         return path.read_text(encoding="utf-8", errors="replace"), str(path)
-    session, redact = _attached(context, deployment)
-    return redact(session.log()), ""
+    session, redact, patience = _attached(context, deployment)
+    return redact(repeated(session.log, patience=patience)), ""
 
 
 def follow(
     context: Context, wanted: str | None, write: Callable[[str], None], *, skip: Callable[[str], str]
 ) -> int | None:
-    """Writes the log as it grows until the engine ends; ``skip`` chooses what of the first snapshot is shown.
+    """Writes the log as it grows until the engine ends; ``skip`` chooses what of the log so far is shown.
 
-    Returns the engine's exit code, None if its sandbox vanished.
+    Returns the engine's exit code, None if it or its sandbox vanished without one.
     """
-    session, redact = _attached(context, find(context, wanted))
-    cursor, first = Cursor(), True
-    while True:
-        try:
-            code = session.exit_code()
-            new = redact(cursor.advance(session.log(), to_the_end=code is not None))
-        except NotFound:
-            return None
-        except (NetworkError, PlatformError):
-            time.sleep(POLL * 3)
-            continue
-        write(skip(new) if first else new)
-        first = False
-        if code is not None:
-            return code
-        time.sleep(POLL)
+    session, redact, _ = _attached(context, find(context, wanted))
+    tail = Tail(session, LogFile(None, redact), look_every=LOOK_EVERY)
+    write(skip(redact(tail.feed.snapshot())))
+    with tail:
+        while not tail.ended.wait(SHOW_EVERY):
+            write("".join(tail.drain()))
+        write("".join(tail.drain()))
+    if tail.error is not None:
+        raise tail.error
+    return tail.exit_code
 
 
-def _attached(context: Context, deployment: Deployment) -> tuple[EngineSession, Redactor]:
-    """The deployment's running session, and what takes the secrets out of its log."""
-    session = context.sandboxes(deployment.place).session(deployment)
-    if not session.attach():
+def _attached(context: Context, deployment: Deployment) -> tuple[EngineSession, Redactor, float]:
+    """The deployment's running session, what takes the secrets out of its log, and how long to bear with failures."""
+    sandboxes = context.sandboxes(deployment.place)
+    session = sandboxes.session(deployment)
+    if not repeated(session.attach, patience=sandboxes.patience):
         raise NotFound(f"{deployment.name} has started no engine yet", hint="gpuserve status")
-    return session, Redactor((*context.settings.secrets, *session.secrets))
+    return session, Redactor((*context.settings.secrets, *session.secrets)), sandboxes.patience
 
 
 def last_lines(text: str, count: int | None) -> str:

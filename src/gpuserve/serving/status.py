@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gpuserve import engines
@@ -15,7 +15,10 @@ from gpuserve.errors import GpuserveError
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.sandboxes import labels
 from gpuserve.serving.context import Context
+from gpuserve.serving.cost import UNKNOWN, Cost, cost_of, deadline_problem
+from gpuserve.serving.defaults import prices as prices_of
 from gpuserve.serving.find import find, live
+from gpuserve.serving.idle import Uses
 from gpuserve.serving.reach import open_endpoint
 
 #: Seconds for one look at an engine's health.
@@ -32,7 +35,10 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One deployment at one moment. ``health`` is a word of ``WORDS`` or "" where the sandbox doesn't run."""
+    """One deployment at one moment. ``health`` is a word of ``WORDS`` or "" where the sandbox doesn't run.
+
+    ``cost`` is None without a GPU, or without a price for it.
+    """
 
     deployment: Deployment
     moment: datetime
@@ -40,6 +46,23 @@ class Report:
     detail: str = ""
     url: str = ""
     load: Load | None = None
+    cost: Cost | None = None
+    idle_since: datetime | None = None
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """For how long, at the least, nobody used the engine; None while it works or where that isn't known."""
+        return None if self.idle_since is None else max(0.0, (self.moment - self.idle_since).total_seconds())
+
+    @property
+    def idle_limit(self) -> int | None:
+        """Seconds without a request after which the platform deletes it; None where it doesn't look."""
+        return labels.asked(self.deployment.labels, labels.IDLE)
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with its deadline; "" if nothing is."""
+        return deadline_problem(self.deployment)
 
     def as_dict(self) -> dict[str, object]:
         """As ``status --json`` prints it; times in seconds and in ISO 8601 UTC; no secret."""
@@ -67,6 +90,11 @@ class Report:
             "running": self.load.running if self.load else None,
             "waiting": self.load.waiting if self.load else None,
             "kv_usage": self.load.kv_usage if self.load else None,
+            **(UNKNOWN if self.cost is None else self.cost.as_dict()),
+            "idle_since": self.idle_since.isoformat() if self.idle_since else None,
+            "idle_seconds": _whole(self.idle_seconds),
+            "idle_limit_seconds": self.idle_limit,
+            "warning": self.warning or None,
             "run_id": one.run_id,
             "labels": {key: value for key, value in one.labels.items() if not key.startswith(labels.PREFIX)},
         }
@@ -92,14 +120,30 @@ def inspect(context: Context, wanted: str) -> Report:
 
 
 def inspect_all(context: Context, deployments: Sequence[Deployment]) -> list[Report]:
-    """The reports, in the order given; engines are asked all at once."""
+    """The reports, in the order given; engines are asked all at once.
+
+    Raises:
+        ConfigError: the prices can't be read.
+    """
     if not deployments:
         return []
     known = {one.deployment.sandbox_id: one.endpoint for one in context.cache.all() if one.endpoint}
     for deployment in deployments:
         context.sandboxes(deployment.place)  # opened here: the threads below only use it
+    prices = prices_of(context.settings)
     with ThreadPoolExecutor(max_workers=min(16, len(deployments))) as pool:
-        return list(pool.map(lambda one: _report(context, one, known.get(one.sandbox_id)), deployments))
+        reports = list(pool.map(lambda one: _report(context, one, known.get(one.sandbox_id)), deployments))
+    uses = Uses(context.cache.path.with_name("uses.json"))
+    whole = [
+        replace(
+            one,
+            cost=cost_of(one.deployment, prices, one.moment),
+            idle_since=uses.idle_since(one.deployment, one.load, one.moment),
+        )
+        for one in reports
+    ]
+    uses.save()
+    return whole
 
 
 def _report(context: Context, deployment: Deployment, endpoint: Endpoint | None) -> Report:

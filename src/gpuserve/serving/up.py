@@ -15,13 +15,18 @@ from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.sandboxes.session import EngineSession
+from gpuserve.sandboxes.translate import repeated
 from gpuserve.serving.boot import Wait
 from gpuserve.serving.context import Context
+from gpuserve.serving.cost import deadline_problem
 from gpuserve.serving.enginelog import LogFile, Tail
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
 from gpuserve.serving.plan import Plan, at_port
 from gpuserve.serving.reach import open_endpoint
 
+#: Seconds for which ``up`` bears with a platform that fails or can't be reached: longer than other commands, since
+#: what it would have to give up costs money and minutes.
+PATIENCE = 75.0
 #: Asked at the first Ctrl-C with the sandbox's name: True keeps it, False deletes it.
 AskKeep = Callable[[str], bool]
 
@@ -66,6 +71,7 @@ class _Up:
         self._plan = plan
         self._context = context
         self._sandboxes: Sandboxes = context.sandboxes(plan.place)
+        self._sandboxes.patience = max(self._sandboxes.patience, PATIENCE)
         self._emit = emit
         self._options = options
         self._began = time.monotonic()
@@ -139,7 +145,7 @@ class _Up:
         except BaseException as error:
             self._undo_creation(creation, error)
             raise self._as_ours(error) from error
-        return self._sandboxes.get(sandbox.id)
+        return self._sandboxes.as_deployment(sandbox)
 
     # -- the engine ----------------------------------------------------------------------------------------
 
@@ -151,6 +157,8 @@ class _Up:
             raise self._as_ours(error) from error
 
     def _serve(self, deployment: Deployment) -> Deployed:
+        if problem := deadline_problem(deployment):
+            self._emit(Warned(problem))
         session = self._launch(deployment)
         endpoint = open_endpoint(self._context, deployment)
         ready = self._options.wait
@@ -161,8 +169,8 @@ class _Up:
 
     def _launch(self, deployment: Deployment) -> EngineSession:
         session = self._sandboxes.session(deployment)
-        if not session.attach():
-            session.launch(self._plan.command)
+        # Asked again while the platform fails: what was started is found, so that nothing starts twice.
+        repeated(lambda: session.attach() or session.launch(self._plan.command), patience=self._sandboxes.patience)
         if self._options.wait:
             log_file = self._options.log_file or self._context.log_path(self._plan.name)
             self._file = LogFile(log_file, self._redactor(session))

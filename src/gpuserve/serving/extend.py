@@ -1,0 +1,54 @@
+"""``extend``: moves the moment at which the platform deletes a deployment."""
+
+from __future__ import annotations
+
+from gpuserve.durations import format_duration, parse_duration
+from gpuserve.errors import PlatformError, UsageError
+from gpuserve.records import Deployment
+from gpuserve.serving.context import Context
+from gpuserve.serving.cost import DEADLINE_SLACK, deadline_problem
+from gpuserve.serving.find import find
+from gpuserve.state import Remembered
+
+
+def parse_limit(text: str) -> int | None:
+    """Seconds from now; None for "none".
+
+    Raises:
+        UsageError: no duration, or less than a minute: to the platform, zero minutes would mean no limit.
+    """
+    if text.strip().lower() == "none":
+        return None
+    seconds = parse_duration(text)
+    if seconds < 60:
+        raise UsageError(f"{text!r} is too short", hint="the least is 1m; gpuserve down deletes it at once")
+    return seconds
+
+
+def extend(context: Context, wanted: str, seconds: int | None) -> Deployment:
+    """Has the platform delete it ``seconds`` from now, or never for None; returns it as the platform then tells it.
+
+    Raises:
+        NotFound, Conflict: ``wanted`` means none, or several.
+        PlatformError: the platform's deadline is not the one asked for.
+    """
+    sandboxes = context.sandboxes((deployment := find(context, wanted)).place)
+    changed = sandboxes.set_ttl(deployment, seconds)
+    context.cache.remember(Remembered(deployment=changed, api_url=sandboxes.place.api_url))
+    if problem := _problem(changed, seconds):
+        raise PlatformError(problem, hint="gpuserve doctor compares the clocks; gpuserve status")
+    return changed
+
+
+def _problem(changed: Deployment, seconds: int | None) -> str:
+    """Why the deadline isn't the one asked for; "" if it is."""
+    left = changed.time_left()
+    if seconds is None:
+        return "" if left is None else f"the platform keeps a deadline: {changed.name} is deleted in {_words(left)}"
+    if left is not None and abs(left - seconds) > DEADLINE_SLACK:
+        return f"the platform gives {changed.name} {_words(left)} instead of the {_words(seconds)} asked for"
+    return deadline_problem(changed)
+
+
+def _words(seconds: float) -> str:
+    return format_duration(seconds)
