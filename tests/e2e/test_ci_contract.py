@@ -75,7 +75,7 @@ CASES = [
     Case("a build that fails", (*FAULT, "host/fault=build-failed"), 9, "boot_failed"),
     Case("not in time", (*FAULT, "host/fault=slow-boot=8", "--timeout", "3s"), 10, "timed_out"),
     Case("too long a question", ("query", "word " * 4000, "--id", NAME), 11, "engine_error"),
-    Case("nobody answers", ("status",), 12, "network", NOBODY),
+    Case("nobody answers", ("up", *NO_MODEL), 12, "network", NOBODY),
     Case("the platform fails", (*FAULT, "host/fault=create=500"), 13, "platform_error"),
     Case("too many requests", (*FAULT, "host/fault=create=429"), 14, "rate_limited"),
 ]

@@ -7,6 +7,7 @@ Every call meets some faults and every fault some calls; the whole product is ru
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from e2e.faultbench import Bench, error_of, open_bench, within
 from fakes.faultyapi import Fault
 from gpuserve.sandboxes import create, manager, session
 from gpuserve.serving import up
+from gpuserve.serving.plan import free_port
 
 # The SDK leaves its connections to the garbage collector, which finds those that a fault broke.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -78,6 +80,7 @@ def whole_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """One host and one proxy for all tests here."""
     with open_bench(tmp_path_factory.mktemp("bench")) as made:
         yield made
+    gc.collect()  # what was left to it, while the mark above still holds
 
 
 @pytest.fixture
@@ -193,6 +196,17 @@ def test_a_create_request_is_never_repeated(bench: Bench, change: dict[str, Any]
     done = bench.up("--name", "once")
     assert error_of(done)[0] == status
     assert bench.creates() == 1
+    assert bench.live() == []
+
+
+def test_a_create_request_that_can_not_be_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can have been made: no word of a sandbox that may still exist, and no waiting for one to turn up."""
+    monkeypatch.setattr(create, "UNSENT_PATIENCE", 1.0)
+    monkeypatch.setenv("DAYTONA_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    done = bench.up("--name", "unsent")
+    status, _, message = error_of(done)
+    assert (status, "Connection refused" in message, "Max retries" in message) == (12, True, False)
+    assert "may still exist" not in done.out
     assert bench.live() == []
 
 

@@ -24,7 +24,7 @@ from gpuserve.errors import (
 )
 from gpuserve.records import LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
-from gpuserve.sandboxes.translate import translate, translated
+from gpuserve.sandboxes.translate import never_sent, translate, translated
 
 if TYPE_CHECKING:
     from daytona import CreateSandboxFromImageParams, Daytona, Sandbox
@@ -36,6 +36,8 @@ CALL_TIMEOUT = 20
 POLL = 0.5
 #: Seconds in which a sandbox whose create answer was lost must turn up.
 LOST_ANSWER_GRACE = 15.0
+#: Seconds for which a request that could not be sent is tried again: it has made nothing.
+UNSENT_PATIENCE = 5.0
 
 OnState = Callable[[str], None]
 OnBuildLog = Callable[[str], None]
@@ -71,7 +73,10 @@ def parameters(request: ServeRequest, launch: LaunchPlan, name: str, run_id: str
 
 
 class Creation:
-    """One create request under way. ``wait`` returns the started sandbox; the request itself is never repeated."""
+    """One create request under way. ``wait`` returns the started sandbox.
+
+    The request is repeated only where it never left this machine: what was sent may have made a sandbox.
+    """
 
     def __init__(self, client: Daytona, params: CreateSandboxFromImageParams, timeout: float) -> None:
         self._client = client
@@ -91,14 +96,24 @@ class Creation:
         threading.Thread(target=self._send, name="gpuserve-create", daemon=True).start()
 
     def _send(self) -> None:
+        give_up = time.monotonic() + UNSENT_PATIENCE
+        try:
+            while not self._made_or_refused(give_up):
+                time.sleep(POLL)
+        finally:
+            self._answered.set()
+
+    def _made_or_refused(self, give_up: float) -> bool:
+        """Whether the request is done with. Only one that never left this machine isn't, until ``give_up``."""
         try:
             self._made = self._client.create(
                 self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log
             )
         except Exception as error:  # noqa: BLE001  # handed to the thread that waits
+            if never_sent(error) and time.monotonic() < min(give_up, self._deadline):
+                return False
             self._error = error
-        finally:
-            self._answered.set()
+        return True
 
     def find(self) -> Sandbox | None:
         """The sandbox of this very run, by its name; None if there is none (yet).
@@ -121,6 +136,8 @@ class Creation:
         give_up = time.monotonic() + patience
         while True:
             answered = self._answered.is_set()
+            if answered and never_sent(self._error):
+                return None
             try:
                 sandbox = self.find()
             except (NetworkError, PlatformError):
@@ -190,7 +207,8 @@ class Creation:
         if self._error is None:
             return
         error = translate(self._error, "creating the sandbox")
-        if isinstance(error, NetworkError | PlatformError) and not isinstance(error, RateLimited):
+        unclear = isinstance(error, NetworkError | PlatformError) and not isinstance(error, RateLimited)
+        if unclear and not never_sent(self._error):
             self._deadline = min(self._deadline, time.monotonic() + LOST_ANSWER_GRACE)
             self._pause()
             if self._look() is not None or time.monotonic() < self._deadline:

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpuserve.errors import (
     BootFailed,
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _GATEWAY_TIMEOUTS = (408, 504)
 #: Seconds before something is asked again, at first and at most.
 _PAUSE, _LONGEST_PAUSE = 0.25, 4.0
+_NO_CONNECTION = ("NewConnectionError", "ConnectTimeoutError")
 _TRANSPORT = ("MaxRetryError", "ProtocolError", "NewConnectionError", "ConnectionError", "OSError", "HTTPError")
 
 
@@ -102,7 +103,8 @@ def translate(error: Exception, doing: str) -> GpuserveError:
         if isinstance(error, kind):
             return build(message)
     if _is_transport(error):
-        return NetworkError(f"Daytona can't be reached (while {doing}): {said}", hint="check the network and try again")
+        why = _unreached(error) or said
+        return NetworkError(f"Daytona can't be reached (while {doing}): {why}", hint="check the network and try again")
     return PlatformError(message, hint="try again; --debug shows the whole error")
 
 
@@ -135,13 +137,35 @@ def _said(error: Exception) -> str:
     return text.splitlines()[0][:500]
 
 
+def never_sent(error: BaseException | None) -> bool:
+    """Whether the request failed before a byte of it left: no connection came about, so it can have done nothing."""
+    failed = _gave_up(error)
+    return failed is not None and any(kind.__name__ in _NO_CONNECTION for kind in type(failed.reason).__mro__)
+
+
+def _gave_up(error: BaseException | None) -> Any | None:
+    """urllib3's MaxRetryError among the causes, with ``reason`` and ``pool``."""
+    return next((one for one in _chain(error) if type(one).__name__ == "MaxRetryError"), None)
+
+
+def _unreached(error: BaseException) -> str:
+    """What kept a connection from coming about, without urllib3's names for it; "" where that isn't known."""
+    failed = _gave_up(error)
+    if failed is None or not never_sent(error):
+        return ""
+    root = next((one for one in _chain(failed.reason) if isinstance(one, OSError) and one.strerror), None)
+    said = root.strerror if root is not None else "no connection in time"
+    return f"{failed.pool.host}:{failed.pool.port}: {said}"
+
+
 def _is_transport(error: BaseException) -> bool:
     """Whether the chain of causes holds a transport error: the sync SDK hides urllib3's in a plain DaytonaError."""
-    current: BaseException | None = error
+    return any(kind.__name__ in _TRANSPORT for one in _chain(error) for kind in type(one).__mro__)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if any(kind.__name__ in _TRANSPORT for kind in type(current).__mro__):
-            return True
-        current = current.__cause__ or current.__context__
-    return False
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
