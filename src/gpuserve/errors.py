@@ -14,6 +14,7 @@ The tree, with the machine-readable code and the exit status of each class:
     ├── BootFailed            the engine died        boot_failed          9
     ├── TimedOut              a deadline passed      timed_out           10
     ├── EngineError           a live engine's error  engine_error        11
+    │   └── BadReply          no usable answer       bad_reply           15
     ├── NetworkError          nobody answered        network             12   retryable
     ├── PlatformError         Daytona's own failure  platform_error      13   retryable
     │   └── RateLimited       too many requests      rate_limited        14   retryable
@@ -134,6 +135,23 @@ class EngineError(GpuserveError):
 
     code = "engine_error"
     exit_status = 11
+
+
+class BadReply(EngineError):
+    """The model answered, and the answer is of no use: empty, cut, a refusal, or not what was asked for.
+
+    ``reply`` is the answer as it came.
+    """
+
+    code = "bad_reply"
+    exit_status = 15
+
+    def __init__(self, message: str, *, hint: str = "", reply: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reply = reply
+
+    def as_dict(self) -> dict[str, object]:
+        return {**super().as_dict(), "reply": self.reply}
 
 
 class NetworkError(GpuserveError):

@@ -231,6 +231,8 @@ def test_a_good_row() -> None:
         (GOOD + "owners = 'me'", r"\(x\): owners is no list of texts"),
         (GOOD + "sampling = { t = 'warm' }", r"\(x\): sampling is no table of numbers"),
         (GOOD + "single_gpu = 1", r"\(x\): single_gpu is neither true nor false"),
+        (GOOD + "efforts = { huge = 'max' }", r"\(x\): efforts hold huge"),
+        (GOOD + "budget_variable = 'b'\nefforts = { low = 'some' }", r"\(x\): efforts are numbers of tokens"),
         (GOOD + "[family.vllm]\nsupport = 'some'", r"\(x\): vllm: support is 'some'"),
         (GOOD + "[family.vllm]\nflags = ['--trust-remote-code']", "write remote_code = true"),
         (GOOD + "[family.vllm]\nflags = ['--trust_remote_code=true']", "write remote_code = true"),

@@ -123,13 +123,14 @@ def test_pieces_are_handed_on_before_the_answer_ends() -> None:
     chunks: list[Piece] = [
         sse(delta(content="first")),
         gate,
+        sse(delta(content="second")),
         sse(delta("stop", content="last")),
         sse(usage()),
         sse("[DONE]"),
     ]
     with Scripted(Reply(headers={"Content-Type": "text/event-stream; charset=utf-8"}, chunks=chunks)) as server:
         reply = ask(endpoint_of(server), ChatRequest(prompt="hi"), emit=emit)
-    assert events == [ContentDelta("first"), ContentDelta("last")]
+    assert events == [ContentDelta("first"), ContentDelta("second"), ContentDelta("last")]
     timing = reply.timing
     assert timing.ttft is not None
     assert timing.tokens_per_second is not None

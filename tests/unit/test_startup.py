@@ -12,6 +12,7 @@ HEAVY = (
     "filelock",
     "httpx",
     "httpx2",
+    "jsonschema",
     "huggingface_hub",
     "openai",
     "psutil",

@@ -79,7 +79,9 @@ class FamilyFacts:
     """Models of one kind, and what each engine, by name, wants for them.
 
     ``gated`` is "yes", "no", "varies" or "unknown": a hint, since only the Hub knows. ``reasoning_default`` is "on",
-    "off", "always" (it can't be switched off) or "none" (the model doesn't reason). ``sampling`` is what the model's
+    "off", "always" (it can't be switched off) or "none" (the model doesn't reason). ``thinking_variable`` is the
+    variable of its chat template that switches reasoning, ``efforts`` what is sent for low, medium and high where it
+    has levels (as a number of tokens in ``budget_variable`` where that is named). ``sampling`` is what the model's
     makers advise; engines read it from the model's own files, so it is never passed as flags. ``owners`` are the
     accounts on the Hub whose repositories of this family are the originals, and ``owner_flags`` the flags, by engine,
     that hold for those only: a copy by somebody else may lack the files that they ask for.
@@ -96,6 +98,9 @@ class FamilyFacts:
     gated: str = "unknown"
     single_gpu: bool = True
     reasoning_default: str = "none"
+    thinking_variable: str = ""
+    budget_variable: str = ""
+    efforts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sampling: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -72,6 +72,7 @@ def _each(
 
 def _family(row: object, where: str) -> FamilyFacts:
     table = Table(row, where, named_by="id")
+    budget = table.text("budget_variable", "")
     facts = FamilyFacts(
         id=table.text("id"),
         match=table.pattern("match"),
@@ -82,10 +83,22 @@ def _family(row: object, where: str) -> FamilyFacts:
         gated=table.word("gated", GATED, "unknown"),
         single_gpu=table.truth("single_gpu", default=True),
         reasoning_default=table.word("reasoning_default", REASONING, "none"),
+        thinking_variable=table.text("thinking_variable", ""),
+        budget_variable=budget,
+        efforts=_efforts(table, tokens=bool(budget)),
         sampling=table.numbers("sampling"),
         notes=table.texts("notes"),
     )
     return _with_engines(facts, table)
+
+
+def _efforts(table: Table, *, tokens: bool) -> Mapping[str, str]:
+    efforts = table.mapping("efforts")
+    if unknown := sorted(set(efforts) - {"none", "low", "medium", "high"}):
+        raise table.wrong(f"efforts hold {', '.join(unknown)}; they are none, low, medium and high")
+    if tokens and not all(word.isdecimal() for word in efforts.values()):
+        raise table.wrong("efforts are numbers of tokens, in quotes, where budget_variable is given")
+    return efforts
 
 
 def _with_engines(family: FamilyFacts, table: Table) -> FamilyFacts:

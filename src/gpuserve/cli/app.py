@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from gpuserve.cli import doctor, down, extend, host, logs, models, plan, query, reap, share, status, up, wait
+from gpuserve.cli import (
+    cachecheck,
+    doctor,
+    down,
+    extend,
+    host,
+    logs,
+    models,
+    plan,
+    query,
+    reap,
+    share,
+    status,
+    up,
+    wait,
+)
 
 _EPILOG = "Start with: gpuserve up --local, then gpuserve query 'hello', gpuserve down."
 
@@ -37,6 +52,6 @@ def _root(
     """Turns a Hugging Face model ID into a live OpenAI-compatible endpoint on a GPU sandbox."""
 
 
-for module in (up, wait, query, logs, status, share, extend, down, reap, plan, models, doctor):
+for module in (up, wait, query, cachecheck, logs, status, share, extend, down, reap, plan, models, doctor):
     module.register(app)
 app.add_typer(host.app, name="host")

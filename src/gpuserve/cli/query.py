@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpuserve.cli.answer import AnswerOptions, finish, read_images
 from gpuserve.cli.command import Run, command
 from gpuserve.cli.output import Output, plain
-from gpuserve.errors import EngineError, UsageError
+from gpuserve.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpuserve.client.reply import ChatEvent, ChatReply
+    from gpuserve.client.chat import ChatRequest
+    from gpuserve.client.constraints import Constraint
+    from gpuserve.client.reply import ChatEvent
     from gpuserve.records import Deployment
 
 EPILOG = (
     "Examples: gpuserve query 'Write a haiku' · cat report.txt | gpuserve query 'Summarise this:' · "
-    "gpuserve query --id gpt-oss-20b-7f3c --stats 'hello'. "
-    "With --json: {data: {content, reasoning, finish_reason, usage, timing, …}}."
+    "gpuserve query --id gpt-oss-20b-7f3c --stats 'hello' · gpuserve query --choice yes,no 'Is 7 prime?' · "
+    "gpuserve query --schema invoice.json --image scan.png 'Read this invoice'. "
+    "With --json: {data: {content, parsed, reasoning, finish_reason, usage, timing, …}}."
 )
 
 
@@ -27,47 +33,88 @@ def register(app: typer.Typer) -> None:
     command(app, name="query", epilog=EPILOG)(query)
 
 
-def query(
-    run: Run,
+@dataclass(frozen=True, slots=True)
+class Options(AnswerOptions):
+    """What ``query`` takes."""
+
     prompt: Annotated[
         str | None, typer.Argument(help="The question; what comes through a pipe is added to it.", show_default=False)
-    ] = None,
-    which: Annotated[str | None, typer.Option("--id", help="Deployment; may be left out if only one is live.")] = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sampling temperature.")] = None,
-    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium or high.")] = None,
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print the answer as it comes.")] = True,
-    stats: Annotated[bool, typer.Option("--stats", help="Say times and tokens at the end.")] = False,
-) -> None:
+    ] = None
+    which: Annotated[str | None, typer.Option("--id", help="Deployment; may be left out if only one is live.")] = None
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None
+    image: Annotated[list[str] | None, typer.Option(help="File or address of an image; may be given again.")] = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Sampling temperature.")] = None
+    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium or high.")] = None
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print the answer as it comes.")] = True
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as bare text, without chat template.")] = False
+    stats: Annotated[bool, typer.Option("--stats", help="Say times and tokens at the end.")] = False
+
+
+def query(run: Run, options: Options) -> None:
     """Ask a model one question and print its answer.
 
-    The answer goes to stdout, the reasoning, dimmed, to stderr.
+    The answer goes to stdout, the reasoning, dimmed, to stderr. An answer that shall have a form is printed once it is
+    whole and has it; else stdout stays empty and the exit status is 15.
     """
-    text = _prompt(prompt)
-    from gpuserve.client.chat import ChatRequest
-    from gpuserve.serving.ask import question, reasoning_body
+    constraint = options.constraint()
+    images = read_images(options.image)
+    if options.raw and (images or options.system or options.reasoning_effort):
+        raise UsageError("--raw is bare text: no --system, no --image, no --reasoning-effort", hint="leave one out")
+    text = _prompt(options.prompt)
+    from gpuserve.serving.ask import question
 
-    def build(deployment: Deployment) -> ChatRequest:
-        return ChatRequest(
-            prompt=text,
-            system=system or "",
-            max_tokens=max_tokens,
-            temperature=temperature,
-            stream=stream,
-            extra=reasoning_body(deployment.engine, reasoning_effort),
-        )
-
-    screen = Screen(run.output)
+    screen = Screen(run.output, hold=constraint is not None)
     try:
-        reply = question(run.context, which, build, emit=screen.draw)
+        reply = question(run.context, options.which, _builder(run, options, text, images, constraint), emit=screen.draw)
     finally:
         screen.close()
-    run.output.data(reply_dict(reply))
-    if stats:
-        run.output.say("stats", stats_line(reply))
-    if reply.truncated_by_reasoning:
-        raise EngineError("the model used up --max-tokens on reasoning and gave no answer", hint="raise --max-tokens")
+    finish(run.output, reply, constraint, stats=options.stats)
+
+
+def _builder(
+    run: Run, options: Options, text: str, images: tuple[str, ...], constraint: Constraint | None
+) -> Callable[[Deployment], ChatRequest]:
+    """What makes the request, once it is known which engine and model it is for."""
+    from gpuserve.client.chat import ChatRequest
+    from gpuserve.serving.ask import check_vision, constraint_body, text_request
+    from gpuserve.serving.reasoning import effort_for, opens_thinking
+
+    said: set[str] = set()
+
+    def build(deployment: Deployment) -> ChatRequest:
+        return raw(deployment) if options.raw else chat(deployment)
+
+    def raw(deployment: Deployment) -> ChatRequest:
+        route, extra = text_request(deployment.engine, constraint)
+        return ChatRequest(
+            prompt=text,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            stream=options.stream,
+            route=route,
+            extra=extra,
+        )
+
+    def chat(deployment: Deployment) -> ChatRequest:
+        effort = effort_for(deployment.engine, deployment.model, options.reasoning_effort)
+        if effort.note and effort.note not in said:
+            said.add(effort.note)
+            run.output.say("reasoning", effort.note)
+        if images:
+            check_vision(deployment.model)
+        return ChatRequest(
+            prompt=text,
+            system=options.system or "",
+            images=images,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            stream=options.stream,
+            thinks=constraint is None and opens_thinking(deployment.model),
+            extra={**effort.body, **constraint_body(deployment.engine, constraint)},
+        )
+
+    return build
 
 
 def _prompt(argument: str | None) -> str:
@@ -100,10 +147,14 @@ def _read_pipe(*, wanted: bool) -> str:
 
 
 class Screen:
-    """Writes an answer as it comes: content to stdout, reasoning dimmed to stderr; nothing in JSON mode."""
+    """Writes an answer as it comes: content to stdout, reasoning dimmed to stderr; nothing in JSON mode.
 
-    def __init__(self, output: Output) -> None:
+    ``hold`` keeps the content back, for what must be checked before it is printed.
+    """
+
+    def __init__(self, output: Output, *, hold: bool = False) -> None:
         self._output = output
+        self._hold = hold
         self._dim = sys.stderr.isatty() and not _no_color()
         self._safe = plain if sys.stdout.isatty() else str
         self._reasoned = False
@@ -121,6 +172,8 @@ class Screen:
             self._output.raw(f"\x1b[2m{text}\x1b[0m" if self._dim else text)
         elif isinstance(event, ContentDelta):
             self._end_reasoning()
+            if self._hold:
+                return
             self._wrote = True
             self._output.write(self._safe(event.text))
 
@@ -141,42 +194,3 @@ def _no_color() -> bool:
     import os
 
     return bool(os.environ.get("NO_COLOR"))
-
-
-def stats_line(reply: ChatReply) -> str:
-    """Times and tokens of one answer, for a person."""
-    parts = []
-    if reply.timing.ttft is not None:
-        parts.append(f"TTFT {reply.timing.ttft:.2f} s")
-    if reply.timing.tokens_per_second is not None:
-        parts.append(f"{reply.timing.tokens_per_second:.1f} tokens/s")
-    if usage := reply.usage:
-        cached = "" if usage.cached_tokens is None else f" ({usage.cached_tokens} cached)"
-        parts.append(f"{usage.prompt_tokens}{cached} in, {usage.completion_tokens} out")
-    parts.append(f"{reply.timing.total:.2f} s in all")
-    return ", ".join(parts)
-
-
-def reply_dict(reply: ChatReply) -> dict[str, object]:
-    """An answer as ``--json`` prints it; times in seconds."""
-    usage, timing = reply.usage, reply.timing
-    return {
-        "content": reply.content,
-        "reasoning": reply.reasoning,
-        "tool_calls": [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in reply.tool_calls],
-        "finish_reason": reply.finish_reason,
-        "model": reply.model,
-        "id": reply.id,
-        "usage": usage
-        and {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-            "cached_tokens": usage.cached_tokens,
-        },
-        "timing": {
-            "ttft_seconds": timing.ttft,
-            "total_seconds": timing.total,
-            "tokens_per_second": timing.tokens_per_second,
-        },
-    }

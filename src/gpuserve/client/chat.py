@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpuserve.client.faults import fault_error, read_fault
 from gpuserve.client.reply import (
@@ -65,8 +65,12 @@ _OWN_KEYS = ("messages", "model", "stream")
 class ChatRequest:
     """One question: either ``prompt`` (and ``system``), or ``messages`` as the OpenAI API writes them.
 
-    None leaves a setting to the engine. ``extra`` is added to the request's body as it is (``response_format``,
-    ``chat_template_kwargs``, ``tools``, …) and stands over the settings here.
+    None leaves a setting to the engine. ``images`` are addresses, of data or of the web, that go before the prompt.
+    ``thinks`` says that the model's template opens its thinking, so that without the engine's parser the answer begins
+    in the middle of it. ``route`` other than "chat" continues the prompt as bare text (``engines.base.Continues`` says
+    which); of "generate" the answer always comes whole. ``extra`` is added to the request's body as it is
+    (``response_format``, ``chat_template_kwargs``, ``tools``, …), of "generate" to its sampling parameters, and stands
+    over the settings here.
     """
 
     prompt: str = ""
@@ -74,12 +78,19 @@ class ChatRequest:
     messages: tuple[Mapping[str, object], ...] = ()
     max_tokens: int | None = None
     temperature: float | None = None
+    images: tuple[str, ...] = ()
+    thinks: bool = False
+    route: Literal["chat", "completions", "generate"] = "chat"
     extra: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     stream: bool = True
 
     def __post_init__(self) -> None:
         if bool(self.prompt) == bool(self.messages):
             raise UsageError("a question needs either a prompt or messages", hint='for example: gpuserve query "hello"')
+        if self.images and self.messages:
+            raise UsageError("images go into the messages when those are given")
+        if self.route != "chat" and (self.messages or self.system or self.images):
+            raise UsageError("bare text has no system prompt, no messages and no images")
         if self.system and self.messages:
             raise UsageError("a system prompt goes into the messages when those are given")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -92,7 +103,13 @@ class ChatRequest:
 
     def body(self, model: str) -> dict[str, object]:
         """The JSON body of the request, for the model of that served name."""
-        body: dict[str, object] = {"model": model, "messages": [dict(message) for message in self._conversation()]}
+        if self.route == "generate":
+            return self._native_body()
+        if self.route == "completions":
+            asked: dict[str, object] = {"prompt": self.prompt}
+        else:
+            asked = {"messages": [dict(message) for message in self._conversation()]}
+        body: dict[str, object] = {"model": model, **asked}
         if self.max_tokens is not None:
             body["max_tokens"] = self.max_tokens
         if self.temperature is not None:
@@ -104,11 +121,27 @@ class ChatRequest:
             body["stream_options"] = {"include_usage": True, **(options if isinstance(options, Mapping) else {})}
         return body
 
+    def _native_body(self) -> dict[str, object]:
+        limits = {"max_new_tokens": self.max_tokens, "temperature": self.temperature}
+        given = {name: value for name, value in limits.items() if value is not None}
+        return {"text": self.prompt, "sampling_params": {**given, **self.extra}}
+
+    @property
+    def path(self) -> str:
+        """The route below the endpoint's URL."""
+        return {"chat": "/v1/chat/completions", "completions": "/v1/completions", "generate": "/generate"}[self.route]
+
     def _conversation(self) -> tuple[Mapping[str, object], ...]:
         if self.messages:
             return self.messages
         system = ({"role": "system", "content": self.system},) if self.system else ()
-        return (*system, {"role": "user", "content": self.prompt})
+        return (*system, {"role": "user", "content": self._content()})
+
+    def _content(self) -> object:
+        if not self.images:
+            return self.prompt
+        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in self.images]
+        return [*pictures, {"type": "text", "text": self.prompt}]
 
 
 def ignore(_: ChatEvent) -> None:
@@ -140,13 +173,13 @@ def ask(
     import httpx
 
     headers = request_headers(endpoint)
-    assembler = Assembler(emit, redactor_for(endpoint))
+    assembler = Assembler(emit, redactor_for(endpoint), thinks=request.thinks)
     try:
         with (
             open_client(endpoint.url, silence=timeout, connect=connect_timeout) as client,
             client.stream(
                 "POST",
-                f"{endpoint.base_url}/chat/completions",
+                endpoint.url + request.path,
                 json=request.body(endpoint.served_model),
                 headers={**headers, **({"Accept-Encoding": "identity"} if request.stream else {})},
             ) as response,

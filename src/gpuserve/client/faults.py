@@ -149,7 +149,10 @@ def _engine_error(fault: Fault, endpoint: Endpoint, words: str) -> GpuserveError
         return EngineError(f"the engine isn't ready (HTTP 503): {words}", hint="wait for it: gpuserve status --watch")
     if 400 <= fault.status < 500:
         return EngineError(f"the engine refuses the request (HTTP {fault.status}): {words}", hint=_remedy(words))
-    return EngineError(f"the engine answered HTTP {fault.status}: {words}", hint="its side of the story: gpuserve logs")
+    return EngineError(
+        f"the engine answered HTTP {fault.status}: {words}",
+        hint=_remedy(words) or "its side of the story: gpuserve logs",
+    )
 
 
 def _remedy(words: str) -> str:
@@ -160,4 +163,8 @@ def _remedy(words: str) -> str:
         for sign in ("context length", "context size", "maximum context", "max_model_len", "input is too long")
     ):
         return "shorten the prompt or lower --max-tokens"
+    if "image" in lowered and any(
+        sign in lowered for sign in ("not supported", "not a multimodal", "mmproj", "at most 0")
+    ):
+        return "the model that runs there takes no images: leave --image out"
     return ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gpuserve.client.faults import error_words
+from gpuserve.client.thinking import Part, Splitter, split_late
 from gpuserve.errors import EngineError
 from gpuserve.redaction import Redactor
 
@@ -49,12 +50,13 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the engine counts them. ``cached_tokens`` is None where the engine doesn't report them."""
+    """Tokens as the engine counts them; the last two are None where it doesn't report them."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,17 @@ class ChatReply:
     model: str
     id: str
     timing: Timing
+    refusal: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is anything beside reasoning."""
+        return bool(self.content.strip() or self.tool_calls)
 
     @property
     def truncated_by_reasoning(self) -> bool:
         """Whether thinking used up the token limit, so that nothing was answered."""
-        return self.finish_reason == "length" and bool(self.reasoning) and not (self.content.strip() or self.tool_calls)
+        return self.finish_reason == "length" and bool(self.reasoning) and not self.answered
 
 
 @dataclass(slots=True)
@@ -104,8 +112,10 @@ class Assembler:
     Of several choices only the first (index 0) is read.
     """
 
-    def __init__(self, emit: Callable[[ChatEvent], None], redact: Redactor) -> None:
+    def __init__(self, emit: Callable[[ChatEvent], None], redact: Redactor, *, thinks: bool = False) -> None:
         self._emit = emit
+        self._splitter = Splitter(inside=thinks)
+        self._refusal: list[str] = []
         self._redact = redact
         self._began = time.perf_counter()
         self._first: float | None = None
@@ -132,6 +142,8 @@ class Assembler:
         """
         if not isinstance(content, Mapping):
             raise EngineError("the endpoint answered with JSON that is no chat completion")
+        if isinstance(content.get("meta_info"), Mapping):
+            content = _from_native(content)
         if content.get("error") or content.get("object") == "error":
             words = self._redact(error_words(content)) or "no explanation"
             raise EngineError(
@@ -149,15 +161,19 @@ class Assembler:
         self.found = True
         self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
         piece = choice.get("delta") or choice.get("message")
+        if piece is None and "text" in choice:
+            piece = {"content": choice["text"]}  # of bare text
         if not isinstance(piece, Mapping):
             return
         # vLLM writes ``reasoning``, SGLang and llama.cpp ``reasoning_content``; whoever writes both means the same.
         if reasoning := _text(piece.get("reasoning")) or _text(piece.get("reasoning_content")):
-            self._reasoning.append(reasoning)
-            self._note(ReasoningDelta(reasoning))
+            self._splitter.parsed()
+            self._take(Part(reasoning=reasoning))
         if text := _text(piece.get("content")):
-            self._content.append(text)
-            self._note(ContentDelta(text))
+            self._touch()
+            self._take(self._splitter.feed(text))
+        if refusal := _text(piece.get("refusal")):
+            self._refusal.append(refusal)
         calls = piece.get("tool_calls")
         for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, Mapping):
@@ -179,16 +195,40 @@ class Assembler:
         whole.arguments.append(delta.arguments)
         self._note(delta)
 
+    def _take(self, part: Part) -> None:
+        if part.reasoning:
+            self._reasoning.append(part.reasoning)
+            self._note(ReasoningDelta(part.reasoning))
+        if part.content:
+            self._content.append(part.content)
+            self._note(ContentDelta(part.content))
+
     def _note(self, event: ChatEvent) -> None:
+        self._touch()
+        self._chunks += 1
+        self._emit(event)
+
+    def _touch(self) -> None:
+        """The clock's side of a piece, also of one that is held back."""
         self._last = time.perf_counter()
         if self._first is None:
             self._first = self._last
-        self._chunks += 1
-        self._emit(event)
+
+    def _settle(self) -> None:
+        """What was held back, once nothing more comes."""
+        last = self._last
+        rest = self._splitter.finish(stopped=self.finish_reason == "stop")
+        if rest.undo:
+            self._reasoning.clear()
+        self._take(rest)
+        self._last = last
+        content, reasoning = split_late("".join(self._content), "".join(self._reasoning))
+        self._content, self._reasoning = [content], [reasoning]
 
     def reply(self, *, streamed: bool) -> ChatReply:
         """The whole of what was added; the clock stops here."""
         total = time.perf_counter() - self._began
+        self._settle()
         return ChatReply(
             content="".join(self._content),
             reasoning="".join(self._reasoning),
@@ -200,6 +240,7 @@ class Assembler:
             model=self._model,
             id=self._id,
             timing=self._timing(total) if streamed else Timing(total),
+            refusal="".join(self._refusal),
         )
 
     def _timing(self, total: float) -> Timing:
@@ -207,21 +248,50 @@ class Assembler:
             return Timing(total)
         span = self._last - self._first
         later = self._usage.completion_tokens - 1 if self._usage else 0
-        speed = later / span if later > 0 and span > 0 else None
+        # Two pieces often come in one packet: their distance tells nothing of the engine's speed.
+        speed = later / span if later > 0 and span > 0 and self._chunks > 2 else None
         return Timing(total, self._first - self._began, speed, self._chunks)
+
+
+def _from_native(content: Mapping[str, object]) -> Mapping[str, object]:
+    """An answer of SGLang's own route as the OpenAI API would have it."""
+    meta = content["meta_info"]
+    assert isinstance(meta, Mapping)
+    finish = meta.get("finish_reason")
+    usage = {name: meta.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {
+        "id": meta.get("id"),
+        "choices": [
+            {
+                "text": content.get("text"),
+                "finish_reason": finish.get("type") if isinstance(finish, Mapping) else finish,
+            }
+        ],
+        "usage": {**usage, "prompt_tokens_details": {"cached_tokens": meta.get("cached_tokens")}},
+    }
 
 
 def _text(value: object) -> str:
     """``value`` if it is text, the text of its parts if it is a list of content parts, else ""."""
     if isinstance(value, str):
-        return value
+        return value if value.isascii() else _whole_letters(value)
     if isinstance(value, list):
         return "".join(_text(part.get("text")) for part in value if isinstance(part, Mapping))
     return ""
 
 
+def _whole_letters(text: str) -> str:
+    """``text`` with U+FFFD for halves of letters, which JSON can hold and no output can."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _detail(value: Mapping[str, object], part: str, name: str) -> int | None:
+    details = value.get(part)
+    return _count(details.get(name)) if isinstance(details, Mapping) else None
 
 
 def _usage(value: object) -> Usage | None:
@@ -231,7 +301,8 @@ def _usage(value: object) -> Usage | None:
     if prompt is None and completion is None:
         return None
     prompt, completion = prompt or 0, completion or 0
-    details = value.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    cached = _detail(value, "prompt_tokens_details", "cached_tokens")
+    # SGLang counts reasoning beside the details, the OpenAI API among them.
+    thought = _count(value.get("reasoning_tokens")) or _detail(value, "completion_tokens_details", "reasoning_tokens")
     total = _count(value.get("total_tokens"))
-    return Usage(prompt, completion, prompt + completion if total is None else total, cached)
+    return Usage(prompt, completion, prompt + completion if total is None else total, cached, thought)

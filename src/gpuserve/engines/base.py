@@ -9,7 +9,7 @@ for with ``isinstance``; there is no method that exists only to say that it isn'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -70,3 +70,60 @@ class Reasons(Protocol):
 
     def reasoning_body(self, effort: str) -> Mapping[str, object]:
         """What to add to a chat request's body so that the model reasons with ``effort`` (none, low, medium, high)."""
+
+
+class Wanted(Protocol):
+    """What an answer must be (``client.constraints.Constraint`` fits): ``kind`` says which of the others holds it.
+
+    "schema": ``document``, a JSON schema. "regex": ``regex``, for the whole answer. "choice": ``choices``, and the same
+    as ``regex``. "grammar": ``grammar``, in GBNF or, if ``lark``, in Lark's notation. ``gbnf`` is a regex or a choice
+    as a grammar of one rule.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def document(self) -> Mapping[str, object]: ...
+    @property
+    def regex(self) -> str: ...
+    @property
+    def choices(self) -> Sequence[str]: ...
+    @property
+    def grammar(self) -> str: ...
+    @property
+    def lark(self) -> bool: ...
+    @property
+    def gbnf(self) -> str: ...
+
+
+@runtime_checkable
+class Constrains(Protocol):
+    """An engine that holds a model to a form of answer."""
+
+    def constraint_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """What to add to the body of a chat request so that the answer is as ``wanted``.
+
+        Raises:
+            UsageError: this engine doesn't take such a constraint.
+        """
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """An engine that continues bare text, without a chat template."""
+
+    @property
+    def text_route(self) -> str:
+        """Where: "completions" (the OpenAI API's, below /v1) or "generate" (SGLang's own)."""
+
+    def text_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """What to add there so that the text is as ``wanted``; to the sampling parameters, of "generate".
+
+        Raises:
+            UsageError: this engine doesn't take such a constraint.
+        """
+
+
+def schema_body(document: Mapping[str, object]) -> Mapping[str, object]:
+    """The OpenAI API's way of asking for JSON of a schema, which every engine takes."""
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(document)}}}

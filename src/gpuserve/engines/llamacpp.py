@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames
+from gpuserve.engines.base import MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
 from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
 
@@ -22,6 +22,7 @@ class LlamaCpp:
     default_image = "ghcr.io/ggml-org/llama.cpp:server-cuda"
     metrics = MetricNames(running="llamacpp:requests_processing", waiting="llamacpp:requests_deferred")
     reasoning_field = "reasoning_content"
+    text_route = "completions"
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How llama-server serves ``request.model``, a repository of GGUF files or the path of one.
@@ -62,6 +63,28 @@ class LlamaCpp:
         if effort not in _EFFORTS:
             raise UsageError(f"unknown reasoning effort {effort!r}", hint="llama.cpp takes " + ", ".join(_EFFORTS))
         return {"chat_template_kwargs": {"enable_thinking": effort != "none", "reasoning_effort": effort}}
+
+    def constraint_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """The schema as everywhere, all else as a grammar. One in Lark's notation must say so in its first line.
+
+        llama-server has no field for a regular expression, and llguidance, which reads them, isn't in every build:
+        what was asked for is written as GBNF, which says the same.
+
+        Raises:
+            UsageError: a grammar in Lark's notation that llama-server would take for GBNF.
+        """
+        if wanted.kind == "schema":
+            return schema_body(wanted.document)
+        if wanted.lark and not wanted.grammar.startswith("%llguidance"):
+            raise UsageError(
+                "llama.cpp takes a grammar for GBNF unless it begins with %llguidance",
+                hint="begin it with the line %llguidance {}, or write GBNF",
+            )
+        return {"grammar": wanted.grammar if wanted.kind == "grammar" else wanted.gbnf}
+
+    def text_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """The same for bare text, but that a schema has a field of llama-server's own there."""
+        return {"json_schema": dict(wanted.document)} if wanted.kind == "schema" else self.constraint_body(wanted)
 
 
 def _source(model: str) -> tuple[str, str]:

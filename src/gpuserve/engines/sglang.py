@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames
+from gpuserve.engines.base import MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
 from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
 
@@ -24,6 +25,7 @@ class SGLang:
         running="sglang:num_running_reqs", waiting="sglang:num_queue_reqs", kv_usage="sglang:token_usage"
     )
     reasoning_field = "reasoning_content"
+    text_route = "generate"
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How SGLang serves ``request.model``; raises ``UsageError`` if the user's arguments break the plan."""
@@ -62,6 +64,26 @@ class SGLang:
         if effort not in _EFFORTS:
             raise UsageError(f"unknown reasoning effort {effort!r}", hint="SGLang takes " + ", ".join(_EFFORTS))
         return {"reasoning_effort": effort, "chat_template_kwargs": {"enable_thinking": effort != "none"}}
+
+    def constraint_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """The chat route of 0.5.12.post1 takes ``regex`` and ``ebnf`` as its native route does; a choice is a regex.
+
+        Raises:
+            UsageError: a grammar in Lark's notation, which SGLang doesn't read.
+        """
+        if wanted.kind == "schema":
+            return schema_body(wanted.document)
+        if wanted.kind == "grammar":
+            if wanted.lark:
+                raise UsageError("SGLang doesn't read Lark's notation", hint='write GBNF: root ::= "yes" | "no"')
+            return {"ebnf": wanted.grammar}
+        return {"regex": wanted.regex}
+
+    def text_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """The same on the native route, but that a schema is text there."""
+        if wanted.kind == "schema":
+            return {"json_schema": json.dumps(wanted.document)}
+        return self.constraint_body(wanted)
 
 
 _LINES = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames
+from gpuserve.engines.base import MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
 from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
 
@@ -24,6 +24,7 @@ class VLLM:
         running="vllm:num_requests_running", waiting="vllm:num_requests_waiting", kv_usage="vllm:kv_cache_usage_perc"
     )
     reasoning_field = "reasoning"
+    text_route = "completions"
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How vLLM serves ``request.model``; raises ``UsageError`` if the user's arguments break the plan."""
@@ -60,6 +61,17 @@ class VLLM:
         if effort not in _EFFORTS:
             raise UsageError(f"unknown reasoning effort {effort!r}", hint="vLLM takes " + ", ".join(_EFFORTS))
         return {"reasoning_effort": effort}
+
+    def constraint_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """The schema as everywhere, all else in ``structured_outputs``: 0.22.1 ignores the older guided_… silently."""
+        if wanted.kind == "schema":
+            return schema_body(wanted.document)
+        values = {"regex": wanted.regex, "choice": list(wanted.choices), "grammar": wanted.grammar}
+        return {"structured_outputs": {wanted.kind: values[wanted.kind]}}
+
+    def text_body(self, wanted: Wanted) -> Mapping[str, object]:
+        """As of a chat request."""
+        return self.constraint_body(wanted)
 
 
 _LINES = (

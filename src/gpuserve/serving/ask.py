@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from gpuserve import engines
+from gpuserve.catalog.shapes import family_of, shape_of, shapes
 from gpuserve.client.chat import ChatRequest, ask
 from gpuserve.client.reply import ChatEvent, ChatReply
-from gpuserve.engines.base import Reasons
+from gpuserve.engines.base import Constrains, Continues, Wanted
 from gpuserve.errors import EngineError, NetworkError, NotAuthenticated, NotFound, UsageError
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.reach import reach, reach_fresh
-
-#: What ``--reasoning-effort`` takes.
-EFFORTS = ("none", "low", "medium", "high")
 
 Build = Callable[[Deployment], ChatRequest]
 
@@ -47,17 +46,44 @@ def question(context: Context, wanted: str | None, build: Build, *, emit: Callab
     return ask(endpoint_now, build(fresh), emit=emit)
 
 
-def reasoning_body(engine_name: str, effort: str | None) -> Mapping[str, object]:
-    """What a request to this engine needs so that the model reasons with ``effort``; nothing for None.
+def constraint_body(engine_name: str, wanted: Wanted | None) -> Mapping[str, object]:
+    """What a request to this engine needs so that the answer is as ``wanted``; nothing for None.
 
     Raises:
-        UsageError: an unknown effort, or an engine that can't be told.
+        UsageError: the engine takes no such constraint.
     """
-    if effort is None:
+    if wanted is None:
         return {}
-    if effort not in EFFORTS:
-        raise UsageError(f"unknown reasoning effort {effort!r}", hint="one of " + ", ".join(EFFORTS))
     engine = engines.load(engine_name)
-    if not isinstance(engine, Reasons):
-        raise UsageError(f"{engine_name} can't be told how much to reason", hint="leave --reasoning-effort out")
-    return engine.reasoning_body(effort)
+    if not isinstance(engine, Constrains):
+        raise UsageError(
+            f"{engine_name} can't be held to a form of answer", hint="leave --schema, --regex and their like out"
+        )
+    return engine.constraint_body(wanted)
+
+
+def text_request(
+    engine_name: str, wanted: Wanted | None
+) -> tuple[Literal["completions", "generate"], Mapping[str, object]]:
+    """The route on which this engine continues bare text, and what to add so that the text is as ``wanted``.
+
+    Raises:
+        UsageError: the engine has no such route, or takes no such constraint.
+    """
+    engine = engines.load(engine_name)
+    if not isinstance(engine, Continues):
+        raise UsageError(f"{engine_name} doesn't continue bare text", hint="leave --raw out")
+    route: Literal["completions", "generate"] = "generate" if engine.text_route == "generate" else "completions"
+    return route, {} if wanted is None else engine.text_body(wanted)
+
+
+def check_vision(model: str) -> None:
+    """Raises ``UsageError`` if the catalogue knows that ``model`` takes no images; what it doesn't know may.
+
+    A model that has no row of its own is judged by those of its family, if all of them are for text.
+    """
+    family = family_of(model)
+    own = shape_of(model)
+    known = [own] if own else [one for one in shapes() if family is not None and one.family == family.id]
+    if known and not any(one.multimodal for one in known):
+        raise UsageError(f"{model} takes no images, only text", hint="serve a model with vision, or leave --image out")
