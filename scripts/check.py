@@ -19,7 +19,18 @@ CHECKS: tuple[tuple[str, ...], ...] = (
     (PYTHON, "scripts/env_example.py", "--check"),
     (PYTHON, "scripts/fit_table.py", "--check"),
     # Two at a time, file by file: most tests wait for processes more than they compute.
-    (PYTHON, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--cov", "--cov-report=term:skip-covered", "--cov-fail-under=90"),
+    (
+        PYTHON,
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "--cov",
+        "--cov-report=term:skip-covered",
+        "--cov-fail-under=90",
+    ),
 )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,8 +67,15 @@ def read_images(given: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(map(image_url, given))
 
 
-def finish(output: Output, reply: ChatReply, constraint: Constraint | None, *, stats: bool) -> None:
-    """Prints what is left to print of ``reply``, once it has the form that it shall have.
+def finish(
+    output: Output,
+    reply: ChatReply,
+    constraint: Constraint | None,
+    *,
+    stats: bool,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Prints what is left to print of ``reply``, once it has the form that it shall have; ``more`` in JSON only.
 
     Raises:
         BadReply: it has not, or there is no answer in it.
@@ -80,7 +88,7 @@ def finish(output: Output, reply: ChatReply, constraint: Constraint | None, *, s
         _check(output, reply, constraint)
         output.result((plain if sys.stdout.isatty() else str)(reply.content))
     parsed = json.loads(reply.content) if constraint is not None and constraint.kind == "schema" else None
-    output.data(reply_dict(reply, parsed))
+    output.data({**reply_dict(reply, parsed), **more})
     if constraint is None:
         _judge(output, reply)
 

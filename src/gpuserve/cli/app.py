@@ -8,8 +8,11 @@ import typer
 
 from gpuserve.cli import (
     cachecheck,
+    chat,
+    cp,
     doctor,
     down,
+    execute,
     extend,
     host,
     logs,
@@ -52,6 +55,10 @@ def _root(
     """Turns a Hugging Face model ID into a live OpenAI-compatible endpoint on a GPU sandbox."""
 
 
-for module in (up, wait, query, cachecheck, logs, status, share, extend, down, reap, plan, models, doctor):
+_MODULES = (
+    *(up, wait, query, chat, cachecheck, logs, status, share, extend),
+    *(execute, cp, down, reap, plan, models, doctor),
+)
+for module in _MODULES:
     module.register(app)
 app.add_typer(host.app, name="host")

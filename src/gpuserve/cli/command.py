@@ -62,7 +62,7 @@ class Run:
 def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a function whose first parameter is a ``Run`` as a command of ``app``.
 
-    A command with many options takes them as one dataclass, whose fields are declared as parameters would be.
+    A parameter whose type is a dataclass stands for a group of options: its fields, declared as parameters would be.
     ``--json``, ``--quiet``, ``--verbose``, ``--debug``, ``--local`` and ``--env-file`` are added to its own options.
     """
 
@@ -78,12 +78,11 @@ def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]],
             **own: Any,
         ) -> None:
             run = Run(Output(as_json=json, quiet=quiet, verbose=verbose), local, env_file)
-            if group is not None:
-                function(run, group(**own))
-            else:
-                function(run, **own)
+            for name, (kind, names) in groups.items():
+                own[name] = kind(**{one: own.pop(one) for one in names})
+            function(run, **own)
 
-        own_parameters, group = _parameters(function)
+        own_parameters, groups = _parameters(function)
         parameters = own_parameters + _shared()
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -94,20 +93,29 @@ def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]],
     return register
 
 
-def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], type | None]:
-    """The function's parameters after the ``Run``; where there is but one and it is a dataclass, that one's fields."""
+#: Dataclass and names of its fields, by the parameter that takes it.
+Groups = dict[str, tuple[type, list[str]]]
+
+
+def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], Groups]:
+    """The function's parameters after the ``Run``, a dataclass among them replaced by its fields."""
     hints = get_type_hints(function, include_extras=True)
-    names = list(inspect.signature(function).parameters.values())[1:]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    group = hints[names[0].name] if len(names) == 1 else None
-    if not is_dataclass(group):
-        return [one.replace(annotation=hints[one.name], kind=keyword) for one in names], None
-    assert isinstance(group, type)
-    kinds = get_type_hints(group, include_extras=True)
-    listed = fields(group)
-    return [
-        inspect.Parameter(one.name, keyword, default=one.default, annotation=kinds[one.name]) for one in listed
-    ], group
+    found: list[inspect.Parameter] = []
+    groups: Groups = {}
+    for one in list(inspect.signature(function).parameters.values())[1:]:
+        hint = hints[one.name]
+        if not is_dataclass(hint):
+            found.append(one.replace(annotation=hint, kind=keyword))
+            continue
+        assert isinstance(hint, type)
+        kinds = get_type_hints(hint, include_extras=True)
+        groups[one.name] = (hint, [inner.name for inner in fields(hint)])
+        found += [
+            inspect.Parameter(inner.name, keyword, default=inner.default, annotation=kinds[inner.name])
+            for inner in fields(hint)
+        ]
+    return found, groups
 
 
 def _shared() -> list[inspect.Parameter]:

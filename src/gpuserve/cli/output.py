@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gpuserve.redaction import Redactor
 
@@ -16,9 +17,26 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 10
 
 
+#: Invisible characters that ordinary writing needs: they join emoji and letters, or are a blank of another width.
+_HARMLESS = "\n\t\u200c\u200d\u00a0\u00ad\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+#: What JSON may hold as it is, but a terminal, or an encoder, had better not get: C1 controls, marks that turn the
+#: direction of text, line separators, halves of a pair, tags.
+_RISKY = re.compile(
+    "[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+
 def plain(text: str) -> str:
-    """``text`` without control characters: what came from elsewhere must not drive the terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+    """``text`` without control characters: what came from elsewhere must not drive the terminal.
+
+    Neither colours nor titles nor the direction of text: each such character is shown as U+FFFD.
+    """
+    return "".join(char if char.isprintable() or char in _HARMLESS else "�" for char in text.replace("\r\n", "\n"))
+
+
+def json_text(document: object) -> str:
+    """``document`` as JSON on one line: exact for whoever reads it as JSON, harmless to a terminal that shows it."""
+    return _RISKY.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(document, ensure_ascii=False))
 
 
 def shown_path(path: str) -> str:
@@ -27,6 +45,16 @@ def shown_path(path: str) -> str:
 
     home = str(Path.home())
     return f"~{path.removeprefix(home)}" if path.startswith(f"{home}/") else path
+
+
+def _put(stream: TextIO, text: str) -> None:
+    """Writes at once. What the stream's encoding lacks, such as half of a pair of surrogates, becomes "?"."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+    stream.flush()
 
 
 class Output:
@@ -53,12 +81,11 @@ class Output:
 
     def line(self, document: Mapping[str, object]) -> None:
         """One JSON document on a line of stdout, whatever the mode."""
-        self.write(json.dumps(document, ensure_ascii=False) + "\n")
+        self.write(json_text(document) + "\n")
 
     def write(self, text: str) -> None:
         """Text on stdout, as it is, at once."""
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        _put(sys.stdout, text)
 
     def result(self, text: str) -> None:
         """The command's result for a person or a script; nothing in JSON mode."""
@@ -68,23 +95,23 @@ class Output:
     def say(self, label: str, text: str) -> None:
         """A remark on stderr: a word that tells what it is about, and the remark."""
         if not self.quiet:
-            self._remark(label, text)
+            self.remark(label, text)
 
     def warn(self, text: str) -> None:
         """Something a person should know, even with ``--quiet``."""
-        self._remark("warning", text)
+        self.remark("warning", text)
 
     def detail(self, label: str, text: str) -> None:
         """A remark that only ``--verbose`` shows."""
         if self.verbose:
-            self._remark(label, text)
+            self.remark(label, text)
 
     def raw(self, text: str) -> None:
         """Text on stderr, as it is."""
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        _put(sys.stderr, text)
 
-    def _remark(self, label: str, text: str) -> None:
+    def remark(self, label: str, text: str) -> None:
+        """A remark that was asked for, or that must not be missed: said even with ``--quiet``."""
         lines = plain(text).splitlines() or [""]
         shown = f"{label:<{_LABEL_WIDTH}}{lines[0]}\n"
         self.raw(shown + "".join(f"{'':<{_LABEL_WIDTH}}{line}\n" for line in lines[1:]))
@@ -121,8 +148,7 @@ def report_error(error: Mapping[str, object], *, as_json: bool) -> None:
     redact = Redactor()
     if as_json:
         shown = {key: redact(value) if isinstance(value, str) else value for key, value in error.items()}
-        sys.stdout.write(json.dumps({"error": shown}, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        _put(sys.stdout, json_text({"error": shown}) + "\n")
         return
     output = Output()
     output.raw(f"{'error':<{_LABEL_WIDTH}}{redact(plain(str(error['message'])))}\n")

@@ -12,6 +12,7 @@ import typer
 from gpuserve.cli.answer import AnswerOptions, finish, read_images
 from gpuserve.cli.command import Run, command
 from gpuserve.cli.output import Output, plain
+from gpuserve.cli.tooling import NO_TOOLS, ToolOptions, converse, tool_fields
 from gpuserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 EPILOG = (
     "Examples: gpuserve query 'Write a haiku' · cat report.txt | gpuserve query 'Summarise this:' · "
     "gpuserve query --id gpt-oss-20b-7f3c --stats 'hello' · gpuserve query --choice yes,no 'Is 7 prime?' · "
-    "gpuserve query --schema invoice.json --image scan.png 'Read this invoice'. "
-    "With --json: {data: {content, parsed, reasoning, finish_reason, usage, timing, …}}."
+    "gpuserve query --schema invoice.json --image scan.png 'Read this invoice' · "
+    "gpuserve query --tool weather:get_weather 'Do I need a coat in Oslo?' · "
+    "gpuserve query --tools sandbox 'The 100th prime?'. "
+    "With --json: {data: {content, parsed, reasoning, finish_reason, usage, timing, …}}, with tools also "
+    "{rounds, capped, tool_results, transcript}."
 )
 
 
@@ -51,11 +55,12 @@ class Options(AnswerOptions):
     stats: Annotated[bool, typer.Option("--stats", help="Say times and tokens at the end.")] = False
 
 
-def query(run: Run, options: Options) -> None:
+def query(run: Run, options: Options, tooling: ToolOptions = NO_TOOLS) -> None:
     """Ask a model one question and print its answer.
 
     The answer goes to stdout, the reasoning, dimmed, to stderr. An answer that shall have a form is printed once it is
-    whole and has it; else stdout stays empty and the exit status is 15.
+    whole and has it; else stdout stays empty and the exit status is 15. With tools the model may call them before it
+    answers.
     """
     constraint = options.constraint()
     images = read_images(options.image)
@@ -65,11 +70,17 @@ def query(run: Run, options: Options) -> None:
     from gpuserve.serving.ask import question
 
     screen = Screen(run.output, hold=constraint is not None)
+    build = _builder(run, options, text, images, constraint)
+    more: dict[str, object] = {}
     try:
-        reply = question(run.context, options.which, _builder(run, options, text, images, constraint), emit=screen.draw)
+        if tooling.wanted:
+            ended = converse(run, tooling, options.which, build, screen.draw)
+            reply, more = ended.reply, tool_fields(ended)
+        else:
+            reply = question(run.context, options.which, build, emit=screen.draw)
     finally:
         screen.close()
-    finish(run.output, reply, constraint, stats=options.stats)
+    finish(run.output, reply, constraint, stats=options.stats, more=more)
 
 
 def _builder(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +10,9 @@ import typer
 
 from gpuserve.cli.asked import Asked, keep_failed, make_plan_from
 from gpuserve.cli.command import Run, command
+from gpuserve.cli.signals import terminable
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from gpuserve.serving.plan import Plan
     from gpuserve.serving.up import Deployed
 
@@ -68,22 +64,8 @@ def _bring_up(run: Run, plan: Plan, *, wait: bool, keep: bool, log_file: Path | 
     from gpuserve.serving.up import Options, up
 
     run.context.sandboxes(run.context.place_for_up())
-    with _terminable(), Progress(run.output, log_on_terminal=run.output.verbose) as progress:
+    with terminable(), Progress(run.output, log_on_terminal=run.output.verbose) as progress:
         ask = progress.ask_keep if sys.stdin.isatty() and run.output.lively else None
         options = Options(wait=wait, keep_failed=keep, log_file=log_file, ask_keep=ask)
         deployed: Deployed = up(plan, run.context, emit=progress.draw, options=options)
     hand_off(run.output, deployed, form)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM, which CI sends to cancel a job, end ``up`` as Ctrl-C does."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -58,6 +58,7 @@ __all__ = [
 #: Seconds of silence after which a request is given up: a long prompt on a busy engine takes minutes to prefill.
 SILENCE = 600.0
 
+_JSON = {"Content-Type": "application/json"}
 _OWN_KEYS = ("messages", "model", "stream")
 
 
@@ -108,7 +109,7 @@ class ChatRequest:
         if self.route == "completions":
             asked: dict[str, object] = {"prompt": self.prompt}
         else:
-            asked = {"messages": [dict(message) for message in self._conversation()]}
+            asked = {"messages": [dict(message) for message in self.conversation()]}
         body: dict[str, object] = {"model": model, **asked}
         if self.max_tokens is not None:
             body["max_tokens"] = self.max_tokens
@@ -131,17 +132,23 @@ class ChatRequest:
         """The route below the endpoint's URL."""
         return {"chat": "/v1/chat/completions", "completions": "/v1/completions", "generate": "/generate"}[self.route]
 
-    def _conversation(self) -> tuple[Mapping[str, object], ...]:
+    def conversation(self) -> tuple[Mapping[str, object], ...]:
+        """What is said, as messages."""
         if self.messages:
             return self.messages
         system = ({"role": "system", "content": self.system},) if self.system else ()
         return (*system, {"role": "user", "content": self._content()})
 
     def _content(self) -> object:
-        if not self.images:
-            return self.prompt
-        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in self.images]
-        return [*pictures, {"type": "text", "text": self.prompt}]
+        return content_of(self.prompt, self.images)
+
+
+def content_of(text: str, images: Sequence[str]) -> object:
+    """A message's content as the OpenAI API writes it: ``text``, after the images at these addresses."""
+    if not images:
+        return text
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return [*pictures, {"type": "text", "text": text}]
 
 
 def ignore(_: ChatEvent) -> None:
@@ -180,8 +187,8 @@ def ask(
             client.stream(
                 "POST",
                 endpoint.url + request.path,
-                json=request.body(endpoint.served_model),
-                headers={**headers, **({"Accept-Encoding": "identity"} if request.stream else {})},
+                content=_encode(request.body(endpoint.served_model)),
+                headers={**headers, **_JSON, **({"Accept-Encoding": "identity"} if request.stream else {})},
             ) as response,
         ):
             return _receive(response, endpoint, assembler)
@@ -189,6 +196,11 @@ def ask(
         if assembler.finish_reason:  # the model had finished; only the count of tokens is lost
             return assembler.reply(streamed=request.stream)
         raise failure(error, endpoint, timeout) from error
+
+
+def _encode(body: Mapping[str, object]) -> bytes:
+    """The body as UTF-8. Half a pair of surrogates, which a model may have written before, becomes "?"."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def _receive(response: httpx.Response, endpoint: Endpoint, assembler: Assembler) -> ChatReply:

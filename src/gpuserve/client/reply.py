@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -180,14 +181,15 @@ class Assembler:
                 self._add_call(call, position)
 
     def _add_call(self, call: Mapping[str, object], position: int) -> None:
-        index = call.get("index")
         function = call.get("function")
         function = function if isinstance(function, Mapping) else {}
+        arguments = function.get("arguments")
         delta = ToolCallDelta(
-            index if isinstance(index, int) else position,
+            self._index(call, position),
             _text(call.get("id")),
             _text(function.get("name")),
-            _text(function.get("arguments")),
+            # Some servers write the arguments as an object, not as its text.
+            json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, Mapping) else _text(arguments),
         )
         whole = self._calls.setdefault(delta.index, _Call())
         whole.id = whole.id or delta.id
@@ -202,6 +204,16 @@ class Assembler:
         if part.content:
             self._content.append(part.content)
             self._note(ContentDelta(part.content))
+
+    def _index(self, call: Mapping[str, object], position: int) -> int:
+        """Which call a piece belongs to. Servers that number none tell them apart by their IDs."""
+        index, name = call.get("index"), _text(call.get("id"))
+        if isinstance(index, int):
+            return index
+        known = self._calls.get(position)
+        if known is None or not name or known.id in ("", name):
+            return position
+        return next((at for at, one in self._calls.items() if one.id == name), max(self._calls) + 1)
 
     def _note(self, event: ChatEvent) -> None:
         self._touch()
@@ -230,8 +242,8 @@ class Assembler:
         total = time.perf_counter() - self._began
         self._settle()
         return ChatReply(
-            content="".join(self._content),
-            reasoning="".join(self._reasoning),
+            content=_paired("".join(self._content)),
+            reasoning=_paired("".join(self._reasoning)),
             tool_calls=tuple(
                 ToolCall(call.id, call.name, "".join(call.arguments)) for _, call in sorted(self._calls.items())
             ),
@@ -269,6 +281,11 @@ def _from_native(content: Mapping[str, object]) -> Mapping[str, object]:
         ],
         "usage": {**usage, "prompt_tokens_details": {"cached_tokens": meta.get("cached_tokens")}},
     }
+
+
+def _paired(text: str) -> str:
+    """``text`` with both halves of each pair of surrogates made one: a server may send them in two pieces."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuserve.errors import (
     BootFailed,
@@ -27,7 +27,9 @@ from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.translate import never_sent, translate, translated
 
 if TYPE_CHECKING:
-    from daytona import CreateSandboxFromImageParams, Daytona, Sandbox
+    from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Daytona, Sandbox
+
+    Params = CreateSandboxFromImageParams | CreateSandboxFromSnapshotParams
 
 _DEAD = ("error", "build_failed", "destroyed", "destroying", "stopped", "stopping", "archived")
 #: Seconds within which a look at it must be answered.
@@ -78,7 +80,7 @@ class Creation:
     The request is repeated only where it never left this machine: what was sent may have made a sandbox.
     """
 
-    def __init__(self, client: Daytona, params: CreateSandboxFromImageParams, timeout: float) -> None:
+    def __init__(self, client: Daytona, params: Params, timeout: float) -> None:
         self._client = client
         self._params = params
         self._name = params.name or ""
@@ -106,9 +108,8 @@ class Creation:
     def _made_or_refused(self, give_up: float) -> bool:
         """Whether the request is done with. Only one that never left this machine isn't, until ``give_up``."""
         try:
-            self._made = self._client.create(
-                self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log
-            )
+            create: Any = self._client.create  # its overloads don't know that either kind of parameters will do
+            self._made = create(self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log)
         except Exception as error:  # noqa: BLE001  # handed to the thread that waits
             if never_sent(error) and time.monotonic() < min(give_up, self._deadline):
                 return False
@@ -235,7 +236,8 @@ class Creation:
         return TimedOut(f"the sandbox was still {state!r} after {self._timeout:.0f} s", hint="raise --timeout")
 
     def _gpu_types(self) -> list[str]:
-        wanted = self._params.resources.gpu_type if self._params.resources else None
+        resources = getattr(self._params, "resources", None)
+        wanted = resources.gpu_type if resources else None
         return [str(gpu.value) for gpu in wanted] if isinstance(wanted, list) else []
 
 

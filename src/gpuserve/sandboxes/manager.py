@@ -14,8 +14,11 @@ from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, Pla
 from gpuserve.records import Deployment, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation, parameters, state_of
+from gpuserve.sandboxes.inside import Inside
 from gpuserve.sandboxes.session import EngineSession
 from gpuserve.sandboxes.translate import repeated, translated
+from gpuserve.sandboxes.workroom import Room
+from gpuserve.sandboxes.workroom import parameters as room_parameters
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona, Daytona, DaytonaConfig, Sandbox
@@ -119,6 +122,16 @@ class Sandboxes:
         creation.send(on_build_log)
         return creation
 
+    def start_room(self, room: Room, *, timeout: float) -> Creation:
+        """Sends the create request for a conversation's sandbox; as ``start_creation``."""
+        creation = Creation(self._client, room_parameters(room), timeout)
+        creation.send()
+        return creation
+
+    def inside(self, deployment: Deployment) -> Inside:
+        """The way to run commands in a deployment's sandbox, and to copy files."""
+        return Inside(self._get(deployment.sandbox_id), patience=self.patience)
+
     def get(self, id_or_name: str) -> Deployment:
         """One deployment.
 
@@ -169,7 +182,7 @@ class Sandboxes:
         deadline = time.monotonic() + timeout
         if not self._request_delete(sandbox_id, deadline):
             return False
-        while (state := self._state(sandbox_id)) != "destroyed":
+        while (state := self.state(sandbox_id)) != "destroyed":
             if time.monotonic() > deadline:
                 raise TimedOut(f"{sandbox_id} is still {state!r} after {timeout:.0f} s", hint="run down again")
             time.sleep(0.2)
@@ -201,7 +214,7 @@ class Sandboxes:
         """Whether the platform lists it among the deployments, not as deleted."""
         return any(one.id == sandbox_id and state_of(one) not in _GONE for one in self._list())
 
-    def _state(self, sandbox_id: str) -> str:
+    def state(self, sandbox_id: str) -> str:
         """The sandbox's state; "destroyed" where there is none, "unknown" where the platform can't say."""
         try:
             with translated(f"checking that {sandbox_id} is gone"):

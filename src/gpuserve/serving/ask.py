@@ -7,15 +7,11 @@ from typing import Literal
 
 from gpuserve import engines
 from gpuserve.catalog.shapes import family_of, shape_of, shapes
-from gpuserve.client.chat import ChatRequest, ask
 from gpuserve.client.reply import ChatEvent, ChatReply
 from gpuserve.engines.base import Constrains, Continues, Wanted
-from gpuserve.errors import EngineError, NetworkError, NotAuthenticated, NotFound, UsageError
-from gpuserve.records import Deployment
+from gpuserve.errors import UsageError
 from gpuserve.serving.context import Context
-from gpuserve.serving.reach import reach, reach_fresh
-
-Build = Callable[[Deployment], ChatRequest]
+from gpuserve.serving.line import Build, Line
 
 
 def question(context: Context, wanted: str | None, build: Build, *, emit: Callable[[ChatEvent], None]) -> ChatReply:
@@ -27,23 +23,7 @@ def question(context: Context, wanted: str | None, build: Build, *, emit: Callab
         NotFound, Conflict: no deployment, or several.
         EngineError, NetworkError, NotAuthenticated, TimedOut: as ``client.chat.ask``.
     """
-    deployment, endpoint, from_cache = reach(context, wanted)
-    answered = False
-
-    def watch(event: ChatEvent) -> None:
-        nonlocal answered
-        answered = True
-        emit(event)
-
-    try:
-        return ask(endpoint, build(deployment), emit=watch)
-    except (NetworkError, NotAuthenticated, NotFound, EngineError):
-        if not from_cache or answered:
-            raise
-        fresh, endpoint_now = reach_fresh(context, wanted or deployment.sandbox_id)
-        if endpoint_now == endpoint:
-            raise
-    return ask(endpoint_now, build(fresh), emit=emit)
+    return Line(context, wanted).ask(build, emit=emit)
 
 
 def constraint_body(engine_name: str, wanted: Wanted | None) -> Mapping[str, object]:
