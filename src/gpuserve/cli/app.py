@@ -9,9 +9,11 @@ import typer
 from gpuserve.cli import (
     cachecheck,
     chat,
+    connect,
     cp,
     doctor,
     down,
+    env,
     execute,
     extend,
     host,
@@ -21,6 +23,7 @@ from gpuserve.cli import (
     query,
     reap,
     share,
+    snippet,
     status,
     up,
     wait,
@@ -56,7 +59,7 @@ def _root(
 
 
 _MODULES = (
-    *(up, wait, query, chat, cachecheck, logs, status, share, extend),
+    *(up, wait, query, chat, cachecheck, connect, env, snippet, logs, status, share, extend),
     *(execute, cp, down, reap, plan, models, doctor),
 )
 for module in _MODULES:

@@ -11,6 +11,7 @@ from gpuserve.cli.output import Output
 from gpuserve.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpuserve.records import Deployment, Endpoint
     from gpuserve.serving.up import Deployed
 
 
@@ -24,23 +25,32 @@ def check_format(form: str) -> None:
 
 def hand_off(output: Output, deployed: Deployed, form: str) -> None:
     """Prints the endpoint. In JSON mode ``{"data": …}``; else as ``form`` says, then what to do next."""
-    from gpuserve.access import as_dict, render
+    from gpuserve.access import as_dict
 
     deployment, endpoint = deployed.deployment, deployed.endpoint
     more = {"ready": deployed.ready, "log_file": deployed.log_file, "seconds": round(deployed.seconds, 3)}
     output.data({**as_dict(endpoint, deployment), **more})
-    if form == "github" and not output.as_json:
-        _to_github(output, deployed)
-    elif not output.as_json:
-        output.result(render(endpoint, deployment, form))
+    print_endpoint(output, endpoint, deployment, form)
     _next(output, deployed)
 
 
-def _to_github(output: Output, deployed: Deployed) -> None:
+def print_endpoint(output: Output, endpoint: Endpoint, deployment: Deployment, form: str) -> None:
+    """The endpoint on stdout, as ``form`` says; nothing in JSON mode."""
+    from gpuserve.access import render
+
+    if output.as_json:
+        return
+    if form == "github":
+        _to_github(output, endpoint, deployment)
+    else:
+        output.result(render(endpoint, deployment, form))
+
+
+def _to_github(output: Output, endpoint: Endpoint, deployment: Deployment) -> None:
     """Masks on stdout first, then the outputs, into the step's file if there is one."""
     from gpuserve.access import github
 
-    export = github(deployed.endpoint, deployed.deployment)
+    export = github(endpoint, deployment)
     output.result(export.masks)
     target = os.environ.get("GITHUB_OUTPUT")
     if target:

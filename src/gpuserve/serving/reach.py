@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuserve.access import token_endpoint
+from gpuserve.access import signed_endpoint, token_endpoint
 from gpuserve.errors import Conflict
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
@@ -42,3 +42,8 @@ def open_endpoint(context: Context, deployment: Deployment) -> Endpoint:
     endpoint = token_endpoint(link.url, link.token, deployment.served_model)
     context.cache.remember(Remembered(deployment=deployment, endpoint=endpoint, api_url=sandboxes.place.api_url))
     return endpoint
+
+
+def local_endpoint(port: int, deployment: Deployment) -> Endpoint:
+    """The endpoint of a deployment as ``connect`` serves it on ``port`` of this machine: it asks for nothing."""
+    return signed_endpoint(f"http://127.0.0.1:{port}", deployment.served_model)
