@@ -53,36 +53,61 @@ def check_share_seconds(seconds: int) -> None:
         )
 
 
+_ADMIN = (
+    "The preview token opens the whole sandbox, its shell and files included, and can't be revoked: "
+    "it is an administrator's credential, not for sharing."
+)
+_OPEN_PORTS = "anybody who has the URL can use every port of it but the platform's own"
+_PUBLIC = f"The sandbox is public: {_OPEN_PORTS}, without a credential."
+_PUBLIC_KEY = f"The sandbox is public: {_OPEN_PORTS}; only the engine still asks for its API key."
+_KEY = "Whichever way they come, requests for the model also need the engine's own API key."
+#: What each way in will mean, told before anything exists.
+_PLANNED = {
+    "token": "Only who holds the sandbox's preview token, or your Daytona API key, can reach anything of it.",
+    "signed": (
+        "Who holds the signed URL can use the engine's port and nothing else, until it expires or is revoked; all else "
+        "takes the preview token or your Daytona API key."
+    ),
+    "key": _PUBLIC_KEY,
+    "open": _PUBLIC,
+}
+
+
+def planned(mode: str, *, keyed: bool, uncovered: str = "") -> tuple[str, ...]:
+    """Who will be able to reach what by the way in called ``mode``, a sentence each.
+
+    ``keyed`` says whether the engine checks a key of its own, ``uncovered`` what that key leaves open.
+    """
+    extra = (_KEY,) if keyed and mode not in ("key", "open") else ()
+    return (_PLANNED[mode], *extra, *((uncovered,) if keyed and uncovered else ()))
+
+
 def describe(
     deployment: Deployment,
     *,
     token: bool = True,
     shared_until: Sequence[datetime] = (),
-    engine_key: bool = False,
+    uncovered: str = "",
     now: datetime | None = None,
 ) -> tuple[str, ...]:
     """Who can reach what, one sentence for each way in.
 
     ``token`` says whether the preview token is in use or on show, ``shared_until`` when each signed URL ends,
-    ``engine_key`` whether the engine checks a key of its own.
+    ``uncovered`` what the engine's own key leaves open, if it checks one.
     """
     said = []
     if token:
-        said.append(
-            "The preview token opens the whole sandbox, its shell and files included, and can't be revoked: "
-            "it is an administrator's credential, not for sharing."
-        )
+        said.append(_ADMIN)
     for end in shared_until:
         left = (end - (now or datetime.now(end.tzinfo))).total_seconds()
         still = f"for another {format_duration(left)}" if left > 0 else "no longer: it has expired"
         said.append(f"A signed URL opens port {deployment.port} to whoever has it, {still}; it can be revoked before.")
     if deployment.public:
-        said.append(
-            "The sandbox is public: anybody who has the URL can use every port of it but the platform's own, "
-            "without a credential."
-        )
-    if engine_key:
-        said.append("Whichever way they come, requests for the model also need the engine's own API key.")
+        said.append(_PUBLIC_KEY if deployment.keyed else _PUBLIC)
+    elif deployment.keyed:
+        said.append(_KEY)
+    if deployment.keyed and uncovered:
+        said.append(uncovered)
     return tuple(said)
 
 
@@ -94,6 +119,7 @@ def as_dict(endpoint: Endpoint, deployment: Deployment) -> dict[str, object]:
         "engine": deployment.engine,
         "model": deployment.model,
         "served_model": endpoint.served_model,
+        "access": deployment.access,
         "endpoint": endpoint.url,
         "base_url": endpoint.base_url,
         "token": preview_token(endpoint),
@@ -125,6 +151,7 @@ def github(endpoint: Endpoint, deployment: Deployment) -> GithubExport:
         "sandbox-id": deployment.sandbox_id,
         "model": endpoint.served_model,
         "base-url": endpoint.base_url,
+        **({} if endpoint.api_key in ("", "EMPTY") else {"api-key": endpoint.api_key}),
     }
     secrets = dict.fromkeys(secrets_in(endpoint.url, endpoint.headers, endpoint.api_key))
     return GithubExport(

@@ -52,6 +52,7 @@ class Live:
 class UpOptions(TypedDict, total=False):
     """What ``up`` takes besides the model; ``gpuserve up --help`` says what is left out.
 
+    ``access`` is token, signed, key or open; the endpoint is then the one for others, so with "signed" it ends.
     ``ttl`` is a duration such as "2h" or "none", ``idle`` one such as "30m", ``timeout`` in seconds,
     ``queue_timeout`` in minutes, ``memory`` and ``disk`` in GiB; ``gpus`` an empty sequence means none. ``emit`` gets
     the events of ``gpuserve.serving.events``.
@@ -71,6 +72,7 @@ class UpOptions(TypedDict, total=False):
     disk: int
     target: str
     public: bool
+    access: str
     ttl: str
     idle: str
     timeout: int
@@ -119,10 +121,19 @@ def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
 def _request(model: str, options: UpOptions, context: Context) -> ServeRequest:
     """The checked request: what was said, then the settings, then the defaults."""
     from gpuserve.serving import defaults
+    from gpuserve.serving.ways import chosen
 
     settings, local = context.settings, context.only_local
     engine, model = defaults.engine_and_model(options.get("engine", ""), model, settings, local=local)
     gpus = options.get("gpus")
+    way = chosen(
+        engine,
+        options.get("access", ""),
+        public=options.get("public", False),
+        env=defaults.environment(options.get("env", {}), settings),
+        engine_args=options.get("engine_args", ()),
+        settings=settings,
+    )
     return ServeRequest(
         model=model,
         engine=engine,
@@ -137,12 +148,14 @@ def _request(model: str, options: UpOptions, context: Context) -> ServeRequest:
         memory=options.get("memory"),
         disk=options.get("disk"),
         target=options.get("target") or ("" if local else settings.region),
-        public=options.get("public", False),
+        public=way.public,
+        access=way.access,
+        api_key=way.api_key,
         ttl=defaults.ttl(options.get("ttl", ""), settings),
         idle=defaults.idle(options.get("idle", "")),
         timeout=options.get("timeout", DEFAULT_BOOT_TIMEOUT),
         queue_timeout=options.get("queue_timeout"),
-        env=defaults.environment(options.get("env", {}), settings),
+        env=way.env,
         labels=options.get("labels", {}),
-        engine_args=tuple(options.get("engine_args", ())),
+        engine_args=way.engine_args,
     )

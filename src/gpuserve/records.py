@@ -28,6 +28,10 @@ DEFAULT_TTL = 4 * 3600
 DEFAULT_BOOT_TIMEOUT = 900
 #: The port that the guides use.
 DEFAULT_PORT = 8000
+#: The ways in that the guides' tables list, in increasing order of openness.
+ACCESS_MODES = ("token", "signed", "key", "open")
+#: Where the engine's own key lies in a sandbox, as its shell writes it: never in an argument, a label or the log.
+KEY_FILE = '"${HOME:-/tmp}"/.gpuserve-key'
 
 _MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?(?::[\w.-]{1,64})?", re.ASCII)
 _MODEL_PATH = re.compile(r"/[\w.+@=,:~ /-]+", re.ASCII)
@@ -39,6 +43,7 @@ _IMAGE = re.compile(
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 _SERVED = re.compile(r"[\w][\w./:@+-]{0,127}", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~+/=-]{7,255}", re.ASCII)
 _TARGET = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -86,6 +91,15 @@ def check_gpus(gpus: tuple[str, ...]) -> None:
             raise UsageError(f"unknown GPU type {gpu!r}", hint="known: " + ", ".join(GPU_TYPES))
 
 
+def check_key(key: str) -> None:
+    """Raises ``UsageError`` unless ``key`` can be an engine's API key: what a bearer token is made of (RFC 6750)."""
+    if not _KEY.fullmatch(key):  # the key itself is never repeated in a message
+        raise UsageError(
+            "that can't be an engine's API key",
+            hint="8 to 256 letters, digits and . _ ~ + / = -, a letter or digit first; left out, one is generated",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeRequest:
     """What somebody asked ``up`` for. Everything is checked here, before anything is created.
@@ -94,6 +108,9 @@ class ServeRequest:
     platform deletes it (None: it doesn't look), ``timeout`` in seconds of waiting for the engine, ``memory`` and
     ``disk`` in GiB, ``queue_timeout`` in minutes. Empty strings and None mean "not said": the engine or the platform
     decides. ``env`` may hold secrets.
+
+    ``access`` is one of ``ACCESS_MODES``, ``public`` what it means for the platform's proxy; ``api_key`` is the key
+    that the engine shall check, "" for none.
     """
 
     model: str
@@ -109,6 +126,8 @@ class ServeRequest:
     disk: int | None = None
     target: str = ""
     public: bool = False
+    access: str = ""
+    api_key: str = field(default="", repr=False)
     ttl: int | None = DEFAULT_TTL
     idle: int | None = None
     timeout: int = DEFAULT_BOOT_TIMEOUT
@@ -122,6 +141,10 @@ class ServeRequest:
         check_model(self.model)
         check_port(self.port)
         check_gpus(self.gpus)
+        if self.access not in ("", *ACCESS_MODES):
+            raise UsageError(f"unknown access {self.access!r}", hint="one of " + ", ".join(ACCESS_MODES))
+        if self.api_key:
+            check_key(self.api_key)
         self._check_texts()
         self._check_numbers()
         self._check_environment()
@@ -206,14 +229,27 @@ class ModelFacts:
         return tuple(value for flag, value in pairwise(flags) if flag == "--chat-template")
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPass:
+    """How an engine gets its own API key out of ``KEY_FILE`` when it starts.
+
+    ``variable`` is the variable of its environment that it reads. For an engine that reads none, ``before`` is a line
+    that the shell runs first and ``after`` what it appends to the command, both as a POSIX shell reads them.
+    """
+
+    variable: str = ""
+    before: str = ""
+    after: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     """How an engine serves a model: decided before a cent is spent, printed by ``up --dry-run``.
 
     ``argv`` is run in a shell session named ``session``; ``path`` are directories appended to PATH
     for it; ``env`` is the sandbox's environment and may hold secrets. ``health_path`` answers 200
-    only once the model generates; ``metrics_path`` is "" where there is none. ``notes`` are sentences
-    for a person, each a reason or a warning.
+    only once the model generates; ``metrics_path`` is "" where there is none. ``key`` says how the engine gets
+    its own API key, None where it shall check none. ``notes`` are sentences for a person, each a reason or a warning.
     """
 
     engine: str
@@ -227,6 +263,7 @@ class LaunchPlan:
     metrics_path: str = "/metrics"
     path: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
+    key: KeyPass | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -288,7 +325,8 @@ class Deployment:
     """One sandbox with an engine in it, as its labels and the platform tell.
 
     ``place`` is "daytona" or "local"; ``state`` the platform's word for the sandbox; ``gpu`` "" where it
-    has none; ``expires_at`` None where nothing deletes it. Times are in UTC.
+    has none; ``expires_at`` None where nothing deletes it. ``access`` is the way in that it is handed out by, one of
+    ``ACCESS_MODES``; ``keyed`` says that its engine checks a key of its own. Times are in UTC.
     """
 
     name: str
@@ -305,6 +343,8 @@ class Deployment:
     gpu: str = ""
     target: str = ""
     public: bool = False
+    access: str = "token"
+    keyed: bool = False
     created_at: datetime | None = None
     expires_at: datetime | None = None
     error: str = ""

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     target: Literal["", "daytona", "local"] = Field(
         "", alias="GPUSERVE_TARGET", description='"local" makes every command mean this machine, as --local does.'
     )
+    engine_key: SecretStr = Field(
+        SecretStr(""),
+        alias="GPUSERVE_API_KEY",
+        description="The key that the engine asks for with --access key; generated if left out.",
+    )
     engine: str = Field("", alias="GPUSERVE_ENGINE", description="Engine when --engine is left out.")
     model: str = Field("", alias="GPUSERVE_MODEL", description="Model when --model is left out.")
     gpu: str = Field("", alias="GPUSERVE_GPU", description="GPU types in order of preference, comma separated.")
@@ -67,7 +72,7 @@ class Settings(BaseSettings):
             raise ValueError("is no http(s) address")
         return value.rstrip("/")
 
-    @field_validator("api_key", "hf_token")
+    @field_validator("api_key", "hf_token", "engine_key")
     @classmethod
     def _is_header_safe(cls, value: SecretStr) -> SecretStr:
         if not all("!" <= character <= "~" for character in value.get_secret_value()):
@@ -89,7 +94,7 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret that the settings hold, for redaction."""
-        held = (self.api_key.get_secret_value(), self.hf_token.get_secret_value())
+        held = (one.get_secret_value() for one in (self.api_key, self.hf_token, self.engine_key))
         return tuple(secret for secret in held if secret)
 
 

@@ -11,15 +11,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from gpuserve.records import Deployment, Endpoint
+from gpuserve.redaction import MASK, shown_url
 
 VERSION = 1
+#: For how long a signed URL that has ended is still listed.
+REMEMBERED = timedelta(days=7)
 _LOCK_TIMEOUT = 10.0  # seconds; a writer holds the lock for milliseconds
 
 _Json = dict[str, Any]
@@ -27,12 +32,37 @@ _Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """A signed URL that was handed out. ``token`` is its credential, needed to revoke it."""
+    """A signed URL that was handed out. ``token`` is its credential, needed to revoke it.
+
+    Once it is worthless, because its time has passed or because it was revoked at ``revoked_at``, ``url`` is masked
+    and ``token`` a digest: enough to recognise it by, see ``is_for``.
+    """
 
     url: str = field(repr=False)
     token: str = field(repr=False)
     port: int
     expires_at: datetime
+    made_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    @property
+    def lives(self) -> bool:
+        """Whether it still opens the port, for all that is known here."""
+        return self.revoked_at is None and _lives(self.expires_at)
+
+    def is_for(self, token: str) -> bool:
+        """Whether this is the URL with that token."""
+        return compare_digest(_digest(self.token), _digest(token))
+
+    def ended(self, at: datetime | None) -> Share:
+        """What is kept of it once it is worthless; ``at`` is when it was revoked, None if its time just passed."""
+        masked = shown_url(self.url.replace(self.token, MASK))
+        return replace(self, url=masked, token=_digest(self.token), revoked_at=self.revoked_at or at)
+
+
+def _digest(token: str) -> str:
+    """The SHA-256 of a token; a digest stays as it is."""
+    return token if token.startswith("sha256:") else f"sha256:{sha256(token.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +135,22 @@ class Cache:
 
     def shares(self, sandbox_id: str) -> list[Share]:
         """The signed URLs of a sandbox that still work, the oldest first."""
-        known = self._read()["shares"].get(sandbox_id)
-        shares = (_to_share(item) for item in (known if isinstance(known, list) else ()))
-        return [share for share in shares if share and _lives(share.expires_at)]
+        return [share for share in self.all_shares().get(sandbox_id, ()) if share.lives]
 
-    def drop_share(self, sandbox_id: str, token: str) -> None:
-        """Forgets one signed URL, once it was revoked; nothing happens if it isn't known."""
-        self._change(
-            lambda content: _put(content["shares"], sandbox_id, _without(content["shares"].get(sandbox_id), token))
-        )
+    def all_shares(self) -> dict[str, list[Share]]:
+        """Every signed URL that was handed out here, by sandbox, with those that ended in the last week."""
+        known = self._read()["shares"].items()
+        return {sandbox_id: found for sandbox_id, items in known if (found := _to_shares(items))}
+
+    def end_share(self, sandbox_id: str, token: str) -> None:
+        """Notes that a signed URL was revoked just now; nothing happens if it isn't known."""
+        now = datetime.now(UTC)
+
+        def end(content: _Json) -> None:
+            shares = _to_shares(content["shares"].get(sandbox_id))
+            content["shares"][sandbox_id] = [_dump(one.ended(now) if one.is_for(token) else one) for one in shares]
+
+        self._change(end)
 
     def _read(self) -> _Json:
         """The file's content; empty if there is none, and if it is no good (then it is moved aside)."""
@@ -209,8 +246,8 @@ def _prune(content: _Json) -> None:
         if not entry or not _lives(entry.deployment.expires_at):
             del content["deployments"][sandbox_id]
     for sandbox_id, items in list(content["shares"].items()):
-        read = [_to_share(item) for item in (items if isinstance(items, list) else ())]
-        content["shares"][sandbox_id] = [_dump(share) for share in read if share and _lives(share.expires_at)]
+        kept = [one if one.lives else one.ended(None) for one in _to_shares(items)]
+        content["shares"][sandbox_id] = [_dump(one) for one in kept if _lives(one.expires_at + REMEMBERED)]
         if not content["shares"][sandbox_id]:
             del content["shares"][sandbox_id]
 
@@ -273,6 +310,11 @@ def _to_entry(item: object) -> Remembered | None:
                 api_url=item["api_url"],
             )
     return None
+
+
+def _to_shares(items: object) -> list[Share]:
+    read = (_to_share(item) for item in (items if isinstance(items, list) else ()))
+    return [share for share in read if share is not None]
 
 
 def _to_share(item: object) -> Share | None:

@@ -55,6 +55,9 @@ CASES = [
     Case("no limit, not said out loud", ("extend", NAME, "0"), 2, "usage"),
     Case("reap told two things", ("reap", "--yes", "--dry-run"), 2, "usage"),
     Case("a share for too long", ("share", NAME, "--expires", "25h"), 2, "usage"),
+    Case("open to everybody, not said out loud", ("up", *QUICK, "--access", "open"), 2, "usage"),
+    Case("a key to change where there is none", ("share", NAME, "--rotate-key", "--yes"), 5, "conflict"),
+    Case("a link that nobody answers to", ("status", "--url", "http://127.0.0.1:9"), 12, "network"),
     Case("no name at all", ("status", "../x"), 2, "usage"),
     Case("an unknown engine", ("plan", "m", "--engine", "nope"), 2, "usage"),
     Case("prices that are none", ("status", "--local"), 2, "config", {"GPUSERVE_PRICES": "H100"}),
@@ -200,8 +203,12 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> set[str]:
     return {found for name, one in inner.items() for found in commands(one, (*path, name))}
 
 
+#: Headings that are no command's name.
+EXTRA = {"error", "share list", "share --public", "share --rotate-key", "share --revoke", "status --url"}
+
+
 def test_the_page_tells_of_every_command_and_of_no_other() -> None:
-    assert set(SECTIONS) == commands(get_command(app)) | {"error", "share --revoke"}
+    assert set(SECTIONS) == commands(get_command(app)) | EXTRA
 
 
 #: Commands that succeed while one deployment is live, and under which heading the page has them.
@@ -223,6 +230,8 @@ SUCCESSES = [
     ("status", ("status",)),
     ("status", ("status", NAME)),
     ("share", ("share", NAME)),
+    ("share list", ("share", "list", NAME)),
+    ("share --public", ("share", NAME, "--public", "off")),
     ("share --revoke", ("share", NAME, "--revoke")),
     ("extend", ("extend", NAME, "2h")),
     ("reap", ("reap", "--older-than", "0s")),
@@ -240,6 +249,15 @@ def test_the_shape_of_a_success(shell: Shell, live: dict[str, Any], heading: str
     conforms(heading, done.data)
     assert all(json.loads(line) for line in done.out.splitlines())
     assert isinstance(done.data, list) is ("array of objects" in SECTIONS[heading] and argv != ("status", NAME))
+
+
+def test_the_shape_of_what_follows_from_a_link_and_a_key(shell: Shell, live: dict[str, Any]) -> None:
+    keyed = bring_up(shell, "--name", "shape-key", "--access", "key")
+    conforms("up", keyed)
+    tried = shell.ok("status", "--url", keyed["endpoint"], "--key-from", "K", "--json", env={"K": keyed["api_key"]})
+    conforms("status --url", tried.data)
+    conforms("share --rotate-key", shell.ok("share", "shape-key", "--rotate-key", "--yes", "--json").data)
+    shell.ok("down", "shape-key")
 
 
 def test_the_shape_of_an_end(shell: Shell, live: dict[str, Any]) -> None:

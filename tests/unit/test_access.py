@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gpuserve import access
 from gpuserve.access import FORMATS, SHARE_MAX, SHARE_MIN, check_share_seconds, describe, github, render
 from gpuserve.errors import UsageError
-from gpuserve.records import Deployment, Endpoint
+from gpuserve.records import ACCESS_MODES, Deployment, Endpoint
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SIGNED = "a1b2c3d4e5f6g7h8"
@@ -97,10 +97,33 @@ def test_shares_say_how_long_they_last() -> None:
 
 
 def test_public_and_engine_key_are_said() -> None:
-    public, key = describe(deployment(public=True), token=False, engine_key=True)
+    [public] = describe(deployment(public=True), token=False)
     assert "anybody" in public
-    assert "API key" in key
+    assert "without a credential" in public
+    [key] = describe(deployment(keyed=True), token=False)
+    assert "the engine's own API key" in key
+    both, open_too = describe(deployment(public=True, keyed=True), token=False, uncovered="/health is open.")
+    assert "anybody" in both
+    assert "asks for its API key" in both
+    assert open_too == "/health is open."
     assert describe(deployment(), token=False) == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("token", "preview token"),
+        ("signed", "until it expires or is revoked"),
+        ("key", "still asks for its API key"),
+        ("open", "without a credential"),
+    ],
+)
+def test_each_way_in_is_told_beforehand(mode: str, says: str) -> None:
+    assert set(ACCESS_MODES) == {"token", "signed", "key", "open"}
+    [sentence] = access.planned(mode, keyed=mode == "key")
+    assert says in sentence
+    assert access.planned(mode, keyed=True, uncovered="Open.")[-1] == "Open."
+    assert any("API key" in one for one in access.planned(mode, keyed=True)) is (mode != "open")
 
 
 def test_env_is_the_guides_two_lines() -> None:
@@ -167,7 +190,9 @@ def test_github() -> None:
         "sandbox-id=0f5b1f6e-9d2a\n"
         "model=tiny\n"
         "base-url=https://8000-sb.proxy.example/v1\n"
+        "api-key=engine-key\n"
     )
+    assert "api-key" not in github(entered(), deployment()).outputs
     assert render(entered(), deployment(), "github") == github(entered(), deployment()).outputs
 
 
@@ -211,6 +236,7 @@ def test_json_holds_all_that_a_program_needs() -> None:
         "engine": "vllm",
         "model": "org/tiny",
         "served_model": "tiny",
+        "access": "token",
         "endpoint": "https://8000-sb.proxy.example",
         "base_url": "https://8000-sb.proxy.example/v1",
         "token": "tok-123",

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from gpuserve import state
 from gpuserve.records import Deployment, Endpoint
-from gpuserve.state import Cache, Remembered, Share, default_path
+from gpuserve.state import REMEMBERED, Cache, Remembered, Share, default_path
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 EARLIER = datetime.now(UTC) - timedelta(seconds=1)
@@ -61,6 +61,8 @@ def test_every_field_comes_back(cache: Cache) -> None:
         gpu="H100",
         target="us",
         public=True,
+        access="key",
+        keyed=True,
         created_at=EARLIER,
         expires_at=LATER,
         error="none",
@@ -106,10 +108,25 @@ def test_shares(cache: Cache) -> None:
     cache.remember(entry())
     assert [each.token for each in cache.shares("sb-1")] == ["two", "one"]
     assert cache.shares("sb-1")[0] == share("two")
-    cache.drop_share("sb-1", "two")
-    cache.drop_share("sb-2", "unknown")
+    cache.end_share("sb-1", "two")
+    cache.end_share("sb-2", "unknown")
     assert [each.token for each in cache.shares("sb-1")] == ["one"]
     assert "tok" not in repr(share())
+
+
+def test_what_has_ended_is_remembered_for_a_week_without_its_credential(cache: Cache) -> None:
+    for token, expires_at in (("tok-revoked", LATER), ("tok-expired", EARLIER), ("tok-live", LATER)):
+        cache.note_share("sb-1", share(token, expires_at))
+    cache.note_share("sb-2", share("tok-long-ago", EARLIER - REMEMBERED))
+    cache.end_share("sb-1", "tok-revoked")
+    cache.end_share("sb-2", "tok-unknown")
+    known = cache.all_shares()
+    assert set(known) == {"sb-1"}
+    assert [one.lives for one in known["sb-1"]] == [False, False, True]
+    assert [one.revoked_at is None for one in known["sb-1"]] == [False, True, True]
+    assert [one.is_for("tok-revoked") for one in known["sb-1"]] == [True, False, False]
+    content = cache.path.read_text()
+    assert ("tok-revoked" in content, "tok-expired" in content, "tok-live" in content) == (False, False, True)
 
 
 def test_what_has_expired_is_not_told_of_and_leaves_the_file(cache: Cache) -> None:

@@ -58,7 +58,14 @@ class Asked:
         str | None,
         _option(_SANDBOX, "The platform deletes it after this long without any request (never)."),
     ] = None
-    public: Annotated[bool, _option(_SANDBOX, "Anybody with the URL may use it.", "--public")] = False
+    access: Annotated[
+        str | None,
+        _option(_SANDBOX, "Who gets in: token, signed (a URL), key (public, engine's own key) or open (token)."),
+    ] = None
+    public: Annotated[
+        bool, _option(_SANDBOX, "As --access key where a key was given, else as --access open.", "--public")
+    ] = False
+    yes: Annotated[bool, _option(_SANDBOX, "Don't ask before opening it to everybody.", "--yes", "-y")] = False
     queue_timeout: Annotated[str | None, _option(_SANDBOX, "Give up waiting for a GPU after this long.")] = None
     timeout: Annotated[str, _option(_HAND_OFF, "Give up if it isn't ready after this long (15m).")] = "15m"
     wait: Annotated[bool, _option(_HAND_OFF, "Wait until the model answers (wait).", "--wait/--no-wait")] = True
@@ -111,16 +118,25 @@ def make_plan_from(asked: Asked, run: Run) -> Plan:
 def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeRequest:
     """What was asked, with what the settings and the place add."""
     from gpuserve.serving import defaults
+    from gpuserve.serving.ways import chosen
 
     engine, model = defaults.engine_and_model(asked.engine or "", asked.model or "", settings, local=local)
+    way = chosen(
+        engine,
+        asked.access or "",
+        public=asked.public,
+        env=defaults.environment(_environment(asked.env or ()), settings),
+        engine_args=asked.engine_args,
+        settings=settings,
+    )
     return ServeRequest(
         model=model,
         engine=engine,
         served_as=asked.served_as or "",
         revision=asked.revision or "",
         image=asked.image or "",
-        engine_args=asked.engine_args,
-        env=defaults.environment(_environment(asked.env or ()), settings),
+        engine_args=way.engine_args,
+        env=way.env,
         gpus=defaults.gpus(asked.gpu or "", settings, local=local),
         gpu_count=asked.gpu_count,
         cpu=asked.cpu,
@@ -132,7 +148,9 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         labels=pairs(asked.label or (), "label"),
         ttl=defaults.ttl(asked.ttl or "", settings),
         idle=defaults.idle(asked.idle or ""),
-        public=asked.public,
+        public=way.public,
+        access=way.access,
+        api_key=way.api_key,
         queue_timeout=None if asked.queue_timeout is None else -(-parse_duration(asked.queue_timeout) // 60),
         timeout=parse_duration(asked.timeout),
     )

@@ -28,7 +28,13 @@ def hand_off(output: Output, deployed: Deployed, form: str) -> None:
     from gpuserve.access import as_dict
 
     deployment, endpoint = deployed.deployment, deployed.endpoint
-    more = {"ready": deployed.ready, "log_file": deployed.log_file, "seconds": round(deployed.seconds, 3)}
+    until = None if deployed.until is None else deployed.until.isoformat()
+    more = {
+        "ready": deployed.ready,
+        "shared_until": until,
+        "log_file": deployed.log_file,
+        "seconds": round(deployed.seconds, 3),
+    }
     output.data({**as_dict(endpoint, deployment), **more})
     print_endpoint(output, endpoint, deployment, form)
     _next(output, deployed)
@@ -61,10 +67,18 @@ def _to_github(output: Output, endpoint: Endpoint, deployment: Deployment) -> No
 
 
 def _next(output: Output, deployed: Deployed) -> None:
-    from gpuserve.access import describe
+    from gpuserve.access import describe, preview_token
+    from gpuserve.serving.ways import key_words
 
-    name = shlex.quote(deployed.deployment.name)
-    for sentence in describe(deployed.deployment):
+    one = deployed.deployment
+    name = shlex.quote(one.name)
+    sentences = describe(
+        one,
+        token=bool(preview_token(deployed.endpoint)),
+        shared_until=[deployed.until] if deployed.until else [],
+        uncovered=key_words(one.engine) if one.keyed else "",
+    )
+    for sentence in sentences:
         output.say("access", sentence)
     if not deployed.ready:
         output.say("next", f"gpuserve status {name}     gpuserve logs -f {name}")

@@ -59,7 +59,9 @@ def plan_lines(plan: Plan) -> list[str]:
     ends = "never deleted by itself" if request.ttl is None else f"deleted after {format_duration(request.ttl)}"
     return [
         f"{launch.model} on {launch.engine} ({launch.image}), {hardware}, {where}",
-        f"served as {launch.served_model}, port {launch.port}, {ends}" + (", PUBLIC" if request.public else ""),
+        f"served as {launch.served_model}, port {launch.port}, {ends}",
+        *(f"access {request.access or 'token'}: {sentence}" for sentence in plan.who[:1]),
+        *plan.who[1:],
         *([_fit_line(plan)] if plan.fit is not None else []),
         *plan.notes,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,16 +10,33 @@ import typer
 
 from gpuserve.cli.command import Id, Run, command
 from gpuserve.durations import format_duration
+from gpuserve.errors import UsageError
 
 if TYPE_CHECKING:
     from gpuserve.serving.status import Report
 
 EPILOG = (
-    "Examples: gpuserve status · gpuserve status gpt-oss-20b-7f3c · gpuserve status --watch. "
-    "With --json: {data: [{name, state, health, gpu, age_seconds, seconds_left, cost, idle_since, …}]}, one object "
-    "with an ID. COST needs prices of your own: GPUSERVE_PRICES=H100=3.95. Looking doesn't count as use."
+    "Examples: gpuserve status · gpuserve status gpt-oss-20b-7f3c · gpuserve status --watch · "
+    'gpuserve status --url "$ENDPOINT" --token-from TOKEN. '
+    "With --json: {data: [{name, state, health, gpu, age_seconds, seconds_left, cost, idle_since, access, who, …}]}, "
+    "one object with an ID, {url, works, models} with --url. "
+    "COST needs prices of your own: GPUSERVE_PRICES=H100=3.95. Looking doesn't count as use."
 )
-COLUMNS = ("NAME", "STATE", "HEALTH", "MODEL", "ENGINE", "GPU", "AGE", "LEFT", "COST", "RUN/WAIT", "KV", "ENDPOINT")
+COLUMNS = (
+    "NAME",
+    "STATE",
+    "HEALTH",
+    "MODEL",
+    "ENGINE",
+    "GPU",
+    "AGE",
+    "LEFT",
+    "COST",
+    "RUN/WAIT",
+    "KV",
+    "ACCESS",
+    "ENDPOINT",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +49,24 @@ def status(
     which: Id = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again until Ctrl-C.")] = False,
     every: Annotated[str, typer.Option(help="How often --watch looks.")] = "2s",
+    url: Annotated[str | None, typer.Option(help="Try this URL instead: does it lead in, and if not, why?")] = None,
+    token_from: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="With --url: where the preview token is, such as TOKEN.")
+    ] = None,
+    key_from: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="With --url: where the engine's key is, such as API_KEY.")
+    ] = None,
 ) -> None:
-    """Show what is live and how it is doing."""
+    """Show what is live, how it is doing, and who can reach it."""
     from gpuserve.durations import parse_duration
+
+    if url is not None:
+        if which is not None or watch:
+            raise UsageError("--url goes with neither an ID nor --watch", hint='gpuserve status --url "$ENDPOINT"')
+        _try(run, url, _variable(token_from), _variable(key_from))
+        return
+    if token_from is not None or key_from is not None:
+        raise UsageError("--token-from and --key-from go with --url", hint='gpuserve status --url "$ENDPOINT"')
 
     pause = max(1, parse_duration(every))
     if not watch:
@@ -47,6 +80,25 @@ def status(
             time.sleep(pause)
     except KeyboardInterrupt:
         return
+
+
+def _variable(name: str | None) -> str:
+    """The value of an environment variable; a secret isn't given as an argument."""
+    if name is None:
+        return ""
+    if not os.environ.get(name):
+        raise UsageError(f"the variable {name} isn't set", hint=f"export {name}=…, or leave it out")
+    return os.environ[name]
+
+
+def _try(run: Run, url: str, token: str, key: str) -> None:
+    from gpuserve.serving.links import check
+    from gpuserve.state import Cache
+
+    way = check(Cache(), url, token=token, api_key=key)
+    run.output.data(way.as_dict())
+    models = f", which serves {', '.join(way.models)}" if way.models else ""
+    run.output.result(f"{way.url} leads to a live engine{models}")
 
 
 def _once(run: Run, which: str | None) -> None:
@@ -93,14 +145,13 @@ def row(report: Report) -> tuple[str, ...]:
         "-" if report.cost is None or report.cost.so_far is None else f"{report.cost.so_far:.2f}",
         "-" if load is None else f"{_number(load.running)}/{_number(load.waiting)}",
         "-" if load is None or load.kv_usage is None else f"{load.kv_usage:.0%}",
+        _access(report),
         report.url or "-",
     )
 
 
 def details(report: Report) -> list[tuple[str, str]]:
     """The view of one deployment: what it is, where it answers, who can reach it."""
-    from gpuserve.access import describe
-
     one = report.deployment
     shown = [
         (column if column in ("GPU", "KV") else column.capitalize(), value)
@@ -119,7 +170,16 @@ def details(report: Report) -> list[tuple[str, str]]:
         )
     if report.detail or one.error:
         shown.append(("Detail", report.detail or one.error))
-    return shown + [("Access", sentence) for sentence in describe(one)]
+    return shown + [("Who", sentence) for sentence in report.who]
+
+
+def _access(report: Report) -> str:
+    """The way in, and how many signed URLs from this machine still work."""
+    links = len(report.links)
+    more = f" ({links} link{'' if links == 1 else 's'})" if links else ""
+    return (
+        f"{report.deployment.access}{'+key' if report.deployment.keyed and not report.deployment.public else ''}{more}"
+    )
 
 
 def _duration(seconds: float | None) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from gpuserve.cli.asked import Asked, keep_failed, make_plan_from
 from gpuserve.cli.command import Run, command
+from gpuserve.cli.consent import OPEN, agreed
 from gpuserve.cli.signals import terminable
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def up(run: Run, asked: Asked) -> None:
         show_plan(run, asked)
         return
     plan = make_plan_from(asked, run)
+    if plan.request.access == "open":
+        agreed(OPEN, yes=asked.yes)
     _bring_up(run, plan, wait=asked.wait, keep=keep, log_file=asked.log_file, form=asked.output)
 
 

@@ -112,7 +112,8 @@ def _refusal(fault: Fault, endpoint: Endpoint, words: str) -> NotAuthenticated:
         )
     if signed_token(endpoint.url):
         return NotAuthenticated(
-            f"the signed URL has expired or was revoked{said}", hint="make a new one: gpuserve share"
+            f"the signed URL has expired or was revoked, or its sandbox is gone{said}",
+            hint="make a new one: gpuserve share",
         )
     if endpoint.headers:
         return NotAuthenticated(
@@ -120,7 +121,7 @@ def _refusal(fault: Fault, endpoint: Endpoint, words: str) -> NotAuthenticated:
             hint="see what lives, and get a fresh token: gpuserve status",
         )
     return NotAuthenticated(
-        f"the platform wants a credential for {shown_url(endpoint.url)}{said}",
+        f"the platform wants a credential for {shown_url(endpoint.url)}: it isn't public, or no longer{said}",
         hint="use the endpoint that gpuserve up printed, or a signed URL from gpuserve share",
     )
 

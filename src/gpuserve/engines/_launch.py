@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
-from gpuserve.engines.base import Engine
+from gpuserve.engines.base import ChecksKey, Engine
 from gpuserve.errors import UsageError
 from gpuserve.records import LaunchPlan, ModelFacts, ServeRequest
 
@@ -149,6 +149,10 @@ def finish(
     path: tuple[str, ...] = (),
 ) -> LaunchPlan:
     """The plan around a finished list of flags. Variables that the user set win over the catalogue's."""
+    key = engine.key_check.how if request.api_key and isinstance(engine, ChecksKey) else None
+    if key is not None:
+        why = "gpuserve gives the engine its key by a file, so that no list of processes shows it"
+        flags.refuse("--api-key", why=why, hint="name the key in GPUSERVE_API_KEY, and use --access key")
     return LaunchPlan(
         engine=engine.name,
         model=request.model,
@@ -159,6 +163,7 @@ def finish(
         session=engine.name,
         health_path=health_path,
         path=path,
+        key=key,
         env=MappingProxyType({**facts.env, **request.env}),
         notes=tuple(flags.notes),
     )

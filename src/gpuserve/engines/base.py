@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
+from gpuserve.records import BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFacts, ServeRequest
 
 
 @runtime_checkable
@@ -58,6 +58,23 @@ class MetricNames:
     running: str
     waiting: str
     kv_usage: str = ""
+
+
+@runtime_checkable
+class ChecksKey(Protocol):
+    """An engine that can ask for an API key of its own."""
+
+    @property
+    def key_check(self) -> KeyCheck:
+        """How it gets the key, and what it guards with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCheck:
+    """How an engine gets its key. ``uncovered`` says, as a sentence, which routes answer without it."""
+
+    how: KeyPass
+    uncovered: str
 
 
 @runtime_checkable

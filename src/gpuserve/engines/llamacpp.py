@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames, Wanted, schema_body
+from gpuserve.engines.base import KeyCheck, MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
-from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
+from gpuserve.records import BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFacts, ServeRequest
 
 _EFFORTS = ("none", "low", "medium", "high")
 _MODEL_FLAGS = ("--model", "-m", "--hf-repo", "-hf", "-hfr", "--model-url", "-mu", "--docker-repo", "-dr")
@@ -23,6 +23,7 @@ class LlamaCpp:
     metrics = MetricNames(running="llamacpp:requests_processing", waiting="llamacpp:requests_deferred")
     reasoning_field = "reasoning_content"
     text_route = "completions"
+    key_check = KeyCheck(KeyPass("LLAMA_API_KEY"), "llama.cpp's key guards every route but /health.")
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How llama-server serves ``request.model``, a repository of GGUF files or the path of one.

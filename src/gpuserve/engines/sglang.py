@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames, Wanted, schema_body
+from gpuserve.engines.base import KeyCheck, MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
-from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
+from gpuserve.records import KEY_FILE, BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFacts, ServeRequest
 
 #: What the OpenAI route of 0.5.12.post1 takes.
 _EFFORTS = ("none", "low", "medium", "high", "max")
+#: The configuration file that carries its key, as the shell writes it.
+_CONFIG = '"${HOME:-/tmp}"/.gpuserve-sglang.yaml'
 
 
 class SGLang:
@@ -26,6 +28,14 @@ class SGLang:
     )
     reasoning_field = "reasoning_content"
     text_route = "generate"
+    # It reads a key from its arguments only, which every list of processes shows, or from the file that --config names.
+    key_check = KeyCheck(
+        KeyPass(
+            before=f'(umask 077; printf \'api-key: "%s"\\n\' "$(cat {KEY_FILE})" >{_CONFIG})',
+            after=f" --config {_CONFIG}",
+        ),
+        "SGLang's key guards every route but /health, /health_generate and /metrics.",
+    )
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How SGLang serves ``request.model``; raises ``UsageError`` if the user's arguments break the plan."""
@@ -36,6 +46,9 @@ class SGLang:
             )
         flags = _launch.Flags(request.engine_args, abbreviates=True)
         _launch.refuse_fixed(flags, served=("--served-model-name",), model=("--model", "--model-path"))
+        if request.api_key:
+            why = "SGLang takes one such file, and its key comes in that"
+            flags.refuse("--config", why=why, hint="give its settings as engine arguments")
         flags.add("--served-model-name", _launch.served_name(request))
         flags.add("--host", _launch.LOOPBACK)
         flags.add("--port", str(request.port))

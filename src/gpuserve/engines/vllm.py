@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from gpuserve.engines import _faults, _launch, _logs
 from gpuserve.engines._logs import COUNT, NUMBER, fault, line
-from gpuserve.engines.base import MetricNames, Wanted, schema_body
+from gpuserve.engines.base import KeyCheck, MetricNames, Wanted, schema_body
 from gpuserve.errors import UsageError
-from gpuserve.records import BootFact, Diagnosis, LaunchPlan, ModelFacts, ServeRequest
+from gpuserve.records import BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFacts, ServeRequest
 
 #: What the OpenAI route of 0.22.1 takes.
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -25,6 +25,12 @@ class VLLM:
     )
     reasoning_field = "reasoning"
     text_route = "completions"
+    # Seen on 0.22.1 and 0.32.0: /invocations serves chat completions to whoever comes without a key.
+    key_check = KeyCheck(
+        KeyPass("VLLM_API_KEY"),
+        "vLLM's key guards /v1 only: /invocations answers chat requests without it, and /metrics, /tokenize and /docs "
+        "are open too, so it keeps out nobody who knows that.",
+    )
 
     def plan(self, request: ServeRequest, facts: ModelFacts) -> LaunchPlan:
         """How vLLM serves ``request.model``; raises ``UsageError`` if the user's arguments break the plan."""

@@ -63,7 +63,11 @@ def parameters(request: ServeRequest, launch: LaunchPlan, name: str, run_id: str
         name=name,
         image=Image.base(launch.image),
         resources=resources,
-        labels={**labels.encode(launch, run_id, request.labels), **labels.limits(request.ttl, request.idle)},
+        labels={
+            **labels.encode(launch, run_id, request.labels),
+            **labels.limits(request.ttl, request.idle),
+            labels.ACCESS: request.access or "token",
+        },
         env_vars=dict(launch.env),
         public=request.public,
         ephemeral=True,

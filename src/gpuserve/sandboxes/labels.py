@@ -17,6 +17,8 @@ MARK: Mapping[str, str] = {"gpuserve/schema": SCHEMA}
 RUN = "gpuserve/run"
 #: Labels with the time to live and the idle limit that were asked for.
 TTL, IDLE = "gpuserve/ttl", "gpuserve/idle"
+#: Labels with the way in that was asked for, and whether the engine checks a key of its own ("yes").
+ACCESS, KEY = "gpuserve/access", "gpuserve/key"
 
 
 class SandboxData(Protocol):
@@ -55,7 +57,15 @@ def encode(launch: LaunchPlan, run_id: str, extra: Mapping[str, str]) -> dict[st
         "gpuserve/image": launch.image,
         "gpuserve/health": launch.health_path,
         "gpuserve/metrics": launch.metrics_path,
+        KEY: "no" if launch.key is None else "yes",
     }
+
+
+def access(labels: Mapping[str, str], *, public: bool) -> str:
+    """The way in: what was asked for, as far as the platform's own word on who is let in agrees with it."""
+    if public:
+        return "key" if labels.get(KEY) == "yes" else "open"
+    return "signed" if labels.get(ACCESS) == "signed" else "token"
 
 
 def limits(ttl: int | None, idle: int | None) -> dict[str, str]:
@@ -114,6 +124,8 @@ def decode(sandbox: SandboxData, state: str, gpu_type: str, place: str) -> Deplo
         gpu=_gpu(sandbox.gpu, gpu_type),
         target=sandbox.target,
         public=bool(sandbox.public),
+        access=access(labels, public=bool(sandbox.public)),
+        keyed=labels.get(KEY) == "yes",
         created_at=_time(sandbox.created_at),
         expires_at=_time(sandbox.auto_destroy_at),
         error=sandbox.error_reason or "",

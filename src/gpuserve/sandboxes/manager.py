@@ -237,6 +237,10 @@ class Sandboxes:
         )
         return Link(link.url.rstrip("/"), link.token)
 
+    def engine_key(self, deployment: Deployment) -> str:
+        """The key that the deployment's engine checks; "" if it checks none."""
+        return self.session(deployment).key() if deployment.keyed else ""
+
     def sign(self, deployment: Deployment, seconds: int) -> SignedLink:
         """A signed URL for the engine's port, good for ``seconds`` (1 to 86400)."""
         sandbox = self._get(deployment.sandbox_id)

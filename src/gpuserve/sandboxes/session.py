@@ -6,8 +6,9 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from gpuserve.errors import Conflict, NotFound
+from gpuserve.errors import Conflict, NotFound, TimedOut
 from gpuserve.redaction import secret_values
+from gpuserve.sandboxes import keyfile, labels
 from gpuserve.sandboxes.stream import Connect, Inbox, LogStream
 from gpuserve.sandboxes.translate import translated
 
@@ -22,8 +23,8 @@ CALL_TIMEOUT = 20
 # the group; the script, run beside it, says whether anything but zombies is left in it. Names and environments would
 # not do: engines give their processes other titles, which overwrites both. Fields as in proc(5).
 _NOTE = 'cat /proc/self/stat >"${HOME:-/tmp}"/%s 2>/dev/null\n'
-_LOOK = r"""
-read -r stat 2>/dev/null <"${HOME:-/tmp}"/%s || stat=
+_EACH = r"""
+read -r stat 2>/dev/null <"${HOME:-/tmp}"/%%s || stat=
 set -- ${stat##*) }
 [ -n "$4" ] || { echo unknown; exit 0; }
 group=$3 session=$4
@@ -31,10 +32,14 @@ for file in /proc/[0-9]*/stat; do
   { read -r stat <"$file"; } 2>/dev/null || continue
   set -- ${stat##*) }
   case "$1" in Z|X) continue;; esac
-  if [ "$3" = "$group" ] || [ "$4" = "$session" ]; then echo alive; exit 0; fi
+  if [ "$3" = "$group" ] || [ "$4" = "$session" ]; then %s; fi
 done
 echo dead
 """
+_LOOK = _EACH % "echo alive; exit 0"
+_KILL = _EACH % 'id=${file#/proc/}; kill -KILL "${id%%/stat}" 2>/dev/null'
+#: Seconds within which an engine that is ended must be gone.
+END_TIMEOUT = 30.0
 
 
 def strip_markers(raw: str) -> str:
@@ -58,30 +63,68 @@ class EngineSession:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Secrets of the engine's environment, which an engine may well print into its log."""
-        return secret_values(self._sandbox.env or {})
+        """Secrets of the engine's environment and its own key, which an engine may well print into its log."""
+        key = self.key()
+        return (*secret_values(self._sandbox.env or {}), *((key,) if key else ()))
 
-    def launch(self, command: str) -> bool:
+    def key(self) -> str:
+        """The key that the engine checks; "" if it checks none."""
+        return keyfile.read(self._sandbox) if self._sandbox.labels.get(labels.KEY) == "yes" else ""
+
+    def launch(self, command: str, *, key: str = "") -> bool:
         """Starts ``command`` unless the session already runs one. Says whether it started it.
 
+        ``key`` is the engine's own, put where the command finds it, unless one is there already ("" for none).
         Two callers at once start it once: the session's name is taken by the first.
         """
-        from daytona import SessionExecuteRequest
-
         try:
             with translated("creating the engine's session"):
                 self._process.create_session(self._name, request_timeout=CALL_TIMEOUT)
         except Conflict:
             if self.attach(patience=5.0):
                 return False
+        if key:
+            keyfile.keep(self._sandbox, key)
+        self._execute(_NOTE % self._note + command)
+        return True
+
+    def _execute(self, text: str) -> None:
+        from daytona import SessionExecuteRequest
+
         with translated("starting the engine"):
             answer = self._process.execute_session_command(
-                self._name,
-                SessionExecuteRequest(command=_NOTE % self._note + command, run_async=True),
-                timeout=CALL_TIMEOUT,
+                self._name, SessionExecuteRequest(command=text, run_async=True), timeout=CALL_TIMEOUT
             )
         self.command_id = answer.cmd_id
-        return True
+
+    def restart(self, *, key: str) -> None:
+        """Ends the engine and starts the same command anew, with ``key`` for its own.
+
+        Raises:
+            NotFound: no engine was ever started here.
+            TimedOut: the engine's processes don't end. Nothing was started then.
+        """
+        with translated("looking for the engine's command"):
+            commands = self._process.get_session(self._name, request_timeout=CALL_TIMEOUT).commands
+        if not commands:
+            raise NotFound("no engine was started in this sandbox", hint="gpuserve status")
+        keyfile.replace(self._sandbox, key)
+        with translated("ending the engine"):
+            self._process.delete_session(self._name, request_timeout=CALL_TIMEOUT)
+        self._end_all()
+        with translated("creating the engine's session"):
+            self._process.create_session(self._name, request_timeout=CALL_TIMEOUT)
+        self._execute(commands[-1].command)
+
+    def _end_all(self) -> None:
+        """Until nothing of the engine is left; what outlives its session is killed."""
+        deadline = time.monotonic() + END_TIMEOUT
+        while self.alive():
+            if time.monotonic() > deadline:
+                raise TimedOut("the engine's processes don't end", hint="gpuserve status; gpuserve down deletes it all")
+            with translated("ending the engine's processes"):
+                self._process.exec("sh -c " + shlex.quote(_KILL % self._note), timeout=CALL_TIMEOUT)
+            time.sleep(0.2)
 
     @property
     def _note(self) -> str:

@@ -9,12 +9,14 @@ import socket
 from dataclasses import dataclass, replace
 
 from gpuserve import engines
+from gpuserve.access import planned
 from gpuserve.catalog.fit import Fit
-from gpuserve.records import LaunchPlan, ModelFacts, ServeRequest
+from gpuserve.records import KEY_FILE, Deployment, LaunchPlan, ModelFacts, ServeRequest
 from gpuserve.redaction import MASK, SECRET_NAME, secret_values
 from gpuserve.serving.defaults import default_target
 from gpuserve.serving.preflight import Rules, Seen, judged
 from gpuserve.serving.reasons import reasons
+from gpuserve.serving.ways import found_at, key_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,16 @@ class Plan:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values of the environment that must not be shown."""
-        return secret_values(self.launch.env)
+        """Values of the environment that must not be shown, and the engine's own key."""
+        own = (self.request.api_key,) if self.request.api_key else ()
+        return (*secret_values(self.launch.env), *own)
+
+    @property
+    def who(self) -> tuple[str, ...]:
+        """Who will be able to reach what, one sentence for each way in."""
+        request = self.request
+        uncovered = key_words(request.engine) if request.api_key else ""
+        return planned(request.access or "token", keyed=bool(request.api_key), uncovered=uncovered)
 
     def as_dict(self) -> dict[str, object]:
         """The plan as ``up --dry-run --json`` prints it; secrets masked."""
@@ -78,6 +88,9 @@ class Plan:
             "timeout_seconds": request.timeout,
             "queue_timeout_minutes": request.queue_timeout,
             "public": request.public,
+            "access": request.access or "token",
+            "engine_key": bool(request.api_key),
+            "who": list(self.who),
             "labels": dict(request.labels),
             "family": self.facts.family or None,
             "tool_parser": self.facts.tool_parser or None,
@@ -121,6 +134,11 @@ def make_plan(
     )
 
 
+def as_found(plan: Plan, found: Deployment) -> Plan:
+    """The same plan for a sandbox that exists: its labels say where its engine listens and who may come in."""
+    return at_port(replace(plan, request=found_at(plan.request, found)), found.port)
+
+
 def at_port(plan: Plan, port: int) -> Plan:
     """The same plan with the engine on ``port``."""
     request = replace(plan.request, port=port)
@@ -130,9 +148,14 @@ def at_port(plan: Plan, port: int) -> Plan:
 def command_line(launch: LaunchPlan) -> str:
     """A plain command, safe for any POSIX shell: never ``exec`` or ``exit``, which would hide the exit code."""
     command = shlex.join(launch.argv)
-    if not launch.path:
+    if launch.path:
+        command = f'PATH="$PATH:{":".join(launch.path)}" {command}'
+    key = launch.key
+    if key is None:
         return command
-    return f'PATH="$PATH:{":".join(launch.path)}" {command}'
+    given = f'{key.variable}="$(cat {KEY_FILE})" ' if key.variable else ""
+    first = f"{key.before}\n" if key.before else ""
+    return f"{first}{given}{command}{key.after}"
 
 
 def free_port() -> int:

@@ -39,7 +39,8 @@ def open_endpoint(context: Context, deployment: Deployment) -> Endpoint:
         raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
     sandboxes = context.sandboxes(deployment.place)
     link = sandboxes.link(deployment)
-    endpoint = token_endpoint(link.url, link.token, deployment.served_model)
+    key = sandboxes.engine_key(deployment) or "EMPTY"
+    endpoint = token_endpoint(link.url, link.token, deployment.served_model, api_key=key)
     context.cache.remember(Remembered(deployment=deployment, endpoint=endpoint, api_url=sandboxes.place.api_url))
     return endpoint
 

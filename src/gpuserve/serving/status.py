@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gpuserve import engines
+from gpuserve.access import describe
 from gpuserve.client.health import HealthState, Prober
 from gpuserve.client.metrics import Load, read_load
 from gpuserve.engines.base import ReportsMetrics
@@ -20,6 +21,7 @@ from gpuserve.serving.defaults import prices as prices_of
 from gpuserve.serving.find import find, live
 from gpuserve.serving.idle import Uses
 from gpuserve.serving.reach import open_endpoint
+from gpuserve.serving.ways import key_words
 
 #: Seconds for one look at an engine's health.
 PROBE_TIMEOUT = 5.0
@@ -37,7 +39,8 @@ WORDS = {
 class Report:
     """One deployment at one moment. ``health`` is a word of ``WORDS`` or "" where the sandbox doesn't run.
 
-    ``cost`` is None without a GPU, or without a price for it.
+    ``cost`` is None without a GPU, or without a price for it. ``links`` are the ends of the signed URLs that were
+    handed out from this machine and still work; the platform lists none.
     """
 
     deployment: Deployment
@@ -48,6 +51,7 @@ class Report:
     load: Load | None = None
     cost: Cost | None = None
     idle_since: datetime | None = None
+    links: tuple[datetime, ...] = ()
 
     @property
     def idle_seconds(self) -> float | None:
@@ -58,6 +62,12 @@ class Report:
     def idle_limit(self) -> int | None:
         """Seconds without a request after which the platform deletes it; None where it doesn't look."""
         return labels.asked(self.deployment.labels, labels.IDLE)
+
+    @property
+    def who(self) -> tuple[str, ...]:
+        """Who can reach what, a sentence for each way in."""
+        uncovered = key_words(self.deployment.engine) if self.deployment.keyed else ""
+        return describe(self.deployment, shared_until=self.links, uncovered=uncovered, now=self.moment)
 
     @property
     def warning(self) -> str:
@@ -82,6 +92,10 @@ class Report:
             "target": one.target,
             "port": one.port,
             "public": one.public,
+            "access": one.access,
+            "engine_key": one.keyed,
+            "live_links": len(self.links),
+            "who": list(self.who),
             "endpoint": self.url or None,
             "created_at": one.created_at.isoformat() if one.created_at else None,
             "age_seconds": _whole(one.age(self.moment)),
@@ -133,12 +147,14 @@ def inspect_all(context: Context, deployments: Sequence[Deployment]) -> list[Rep
     prices = prices_of(context.settings)
     with ThreadPoolExecutor(max_workers=min(16, len(deployments))) as pool:
         reports = list(pool.map(lambda one: _report(context, one, known.get(one.sandbox_id)), deployments))
+    shares = context.cache.all_shares()
     uses = Uses(context.cache.path.with_name("uses.json"))
     whole = [
         replace(
             one,
             cost=cost_of(one.deployment, prices, one.moment),
             idle_since=uses.idle_since(one.deployment, one.load, one.moment),
+            links=tuple(link.expires_at for link in shares.get(one.deployment.sandbox_id, ()) if link.lives),
         )
         for one in reports
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from gpuserve import engines
@@ -21,8 +22,9 @@ from gpuserve.serving.context import Context
 from gpuserve.serving.cost import deadline_problem
 from gpuserve.serving.enginelog import LogFile, Tail
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
-from gpuserve.serving.plan import Plan, at_port
+from gpuserve.serving.plan import Plan, as_found
 from gpuserve.serving.reach import open_endpoint
+from gpuserve.serving.share import hand_out
 
 #: Seconds for which ``up`` bears with a platform that fails or can't be reached: longer than other commands, since
 #: what it would have to give up costs money and minutes.
@@ -43,13 +45,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What ``up`` hands off. ``ready`` is False only where it was told not to wait."""
+    """What ``up`` hands off: the endpoint by the way in that was asked for, which ends at ``until`` if it is a link.
+
+    ``ready`` is False only where it was told not to wait.
+    """
 
     deployment: Deployment
     endpoint: Endpoint
     ready: bool
     log_file: str
     seconds: float
+    until: datetime | None = None
 
 
 def up(plan: Plan, context: Context, *, emit: Emit, options: Options = Options()) -> Deployed:
@@ -107,7 +113,9 @@ class _Up:
                 f"{found.name} exists and serves {found.model} on {found.engine}",
                 hint=f"choose another --name, or delete it: gpuserve down {found.name}",
             )
-        self._plan = at_port(self._plan, found.port)  # the sandbox's labels say where its engine listens
+        if found.access != (self._plan.request.access or "token"):
+            self._emit(Warned(f"{found.name} is there with access {found.access!r}, and keeps it; see gpuserve share"))
+        self._plan = as_found(self._plan, found)
         self._emit(PickedUp(found))
         return found
 
@@ -165,12 +173,14 @@ class _Up:
         if ready:
             self._wait(deployment, endpoint, session)
             self._emit(Ready(deployment, endpoint, self._seconds()))
-        return Deployed(deployment, endpoint, ready, str(self._file.path or ""), self._seconds())
+        handed, until = hand_out(self._context, deployment, endpoint)
+        return Deployed(deployment, handed, ready, str(self._file.path or ""), self._seconds(), until)
 
     def _launch(self, deployment: Deployment) -> EngineSession:
         session = self._sandboxes.session(deployment)
         # Asked again while the platform fails: what was started is found, so that nothing starts twice.
-        repeated(lambda: session.attach() or session.launch(self._plan.command), patience=self._sandboxes.patience)
+        command, key = self._plan.command, self._plan.request.api_key
+        repeated(lambda: session.attach() or session.launch(command, key=key), patience=self._sandboxes.patience)
         if self._options.wait:
             log_file = self._options.log_file or self._context.log_path(self._plan.name)
             self._file = LogFile(log_file, self._redactor(session))
