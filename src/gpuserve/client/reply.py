@@ -284,22 +284,20 @@ def _from_native(content: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _paired(text: str) -> str:
-    """``text`` with both halves of each pair of surrogates made one: a server may send them in two pieces."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    """``text`` with both halves of each pair of surrogates made one: a server may send them in two pieces.
+
+    A half without the other, which JSON can hold and no output can, becomes U+FFFD.
+    """
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _text(value: object) -> str:
     """``value`` if it is text, the text of its parts if it is a list of content parts, else ""."""
     if isinstance(value, str):
-        return value if value.isascii() else _whole_letters(value)
+        return value
     if isinstance(value, list):
         return "".join(_text(part.get("text")) for part in value if isinstance(part, Mapping))
     return ""
-
-
-def _whole_letters(text: str) -> str:
-    """``text`` with U+FFFD for halves of letters, which JSON can hold and no output can."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _count(value: object) -> int | None:
