@@ -16,16 +16,13 @@ import json
 import re
 import socket
 import struct
-import threading
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self
-from urllib.parse import urlsplit
+from typing import Literal
 
-_HEAD_LIMIT = 2**20
+from fakes.loopback import HEAD_LIMIT, LoopbackProxy, closing, pump
+
 Ending = Literal["", "reset", "reset-after", "cut", "cut-after", "silent", "silent-after"]
 _WORDS = {
     400: "Bad Request",
@@ -96,23 +93,13 @@ class _Armed:
         return True
 
 
-class FaultyApi:
+class FaultyApi(LoopbackProxy):
     """The proxy; runs in a thread of its own from ``__enter__`` to ``__exit__`` on a free port of this machine."""
 
     def __init__(self, host_url: str) -> None:
-        parts = urlsplit(host_url)
-        self._behind = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="faulty api")
+        super().__init__(host_url, "faulty api")
         self._armed: list[_Armed] = []
-        self._open: set[asyncio.Task[None]] = set()
-        self._port = 0
         self.seen: list[Passed] = []
-
-    @property
-    def url(self) -> str:
-        """The API's address, as ``DAYTONA_API_URL`` takes it."""
-        return f"http://127.0.0.1:{self._port}/api"
 
     def add(self, *faults: Fault) -> None:
         """Arms faults; of several that would strike, the first one added does."""
@@ -142,40 +129,7 @@ class FaultyApi:
         """How many requests met a fault."""
         return sum(one.fault for one in list(self.seen))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._do(self._start())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._do(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _do(self, work: Coroutine[None, None, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
-
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_HEAD_LIMIT)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    async def _end(self) -> None:
-        self._server.close()
-        for task in list(self._open):
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-        await self._server.wait_closed()
-        await asyncio.sleep(0.05)  # a transport that was closed is so some turns of the loop later
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError, asyncio.IncompleteReadError):  # either side may go away at any time
                 await self._one(reader, writer)
@@ -208,10 +162,10 @@ class FaultyApi:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes, passed: Passed, ending: Ending
     ) -> None:
         upgrade = bool(re.search(rb"\r\nupgrade:", head, re.IGNORECASE))
-        down_reader, down_writer = await asyncio.open_connection(*self._behind, limit=_HEAD_LIMIT)
+        down_reader, down_writer = await asyncio.open_connection(*self.behind, limit=HEAD_LIMIT)
         try:
-            down_writer.write(head if upgrade else _closing(head))
-            back = self._loop.create_task(_pump(reader, down_writer))
+            down_writer.write(head if upgrade else closing(head))
+            back = self.loop.create_task(pump(reader, down_writer))
             try:
                 answer = await down_reader.readuntil(b"\r\n\r\n")
                 passed.status = int(answer.split(b" ", 2)[1])
@@ -224,7 +178,7 @@ class FaultyApi:
                 if b"application/json" in answer and not upgrade:
                     answer = await self._readdressed(answer, down_reader)
                 writer.write(answer)
-                await _pump(down_reader, writer)
+                await pump(down_reader, writer)
             finally:
                 back.cancel()
                 await asyncio.gather(back, return_exceptions=True)
@@ -237,7 +191,7 @@ class FaultyApi:
         if length is None:
             return head  # a stream: it carries no addresses
         body = await reader.readexactly(int(length[1]))
-        body = body.replace(f"127.0.0.1:{self._behind[1]}".encode(), f"127.0.0.1:{self._port}".encode())
+        body = body.replace(f"127.0.0.1:{self.behind[1]}".encode(), f"127.0.0.1:{self.port}".encode())
         return head.replace(length[0], f"\r\nContent-Length: {len(body)}".encode()) + body
 
 
@@ -253,23 +207,11 @@ def _answer(fault: Fault, path: str) -> bytes:
     return head.encode() + body
 
 
-def _closing(head: bytes) -> bytes:
-    """The request's head, asking the host to close the connection after its answer."""
-    start, _, rest = re.sub(rb"\r\nconnection:[^\r]*", b"", head, flags=re.IGNORECASE).partition(b"\r\n")
-    return start + b"\r\nConnection: close\r\n" + rest
-
-
 async def _body(reader: asyncio.StreamReader, head: bytes) -> None:
     """Reads what the request carries, so that closing the connection is what the fault says and no accident."""
     length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
     if length is not None:
         await reader.readexactly(int(length[1]))
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while piece := await source.read(65536):
-        sink.write(piece)
-        await sink.drain()
 
 
 def _drop(writer: asyncio.StreamWriter, *, hard: bool) -> None:

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
-from urllib.parse import urlsplit
 
-_LIMIT = 2**20
+from fakes.loopback import HEAD_LIMIT, LoopbackProxy, closing, pump
+
 _LOGS = re.compile(rb"^GET [^ ]*/command/[^ ]*/logs[? ]")
 
 
@@ -49,64 +46,24 @@ class _Counts:
     snapshot_bytes: int = 0
 
 
-class LogProxy:
+class LogProxy(LoopbackProxy):
     """The proxy; runs in a thread of its own from ``__enter__`` to ``__exit__`` on a free port of this machine.
 
     ``always`` is what becomes of the streams after those of ``spoil``.
     """
 
     def __init__(self, host_url: str) -> None:
-        parts = urlsplit(host_url)
-        self._behind = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="log proxy")
-        self._open: set[asyncio.Task[None]] = set()
-        self._port = 0
+        super().__init__(host_url, "log proxy")
         self.spoil: list[Spoil] = []
         self.always = Spoil()
         self.counts = _Counts()
-
-    @property
-    def url(self) -> str:
-        """The API's address behind this proxy."""
-        return f"http://127.0.0.1:{self._port}/api"
 
     @property
     def fetched(self) -> int:
         """Bytes of log that passed to the client: the answers' bodies, and the streams' frames."""
         return self.counts.stream_bytes + self.counts.snapshot_bytes
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(20)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_LIMIT)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    async def _end(self) -> None:
-        self._server.close()
-        for task in list(self._open):
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
-        await self._server.wait_closed()
-        await asyncio.sleep(0.05)  # a transport that was closed is so some turns of the loop later
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(OSError, asyncio.IncompleteReadError):  # either side may go away at any time
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -128,9 +85,9 @@ class LogProxy:
     async def _forward(
         self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, spoil: Spoil
     ) -> None:
-        behind, ahead = await asyncio.open_connection(*self._behind, limit=_LIMIT)
-        ahead.write(head if _upgrade(head) else _closing(head))
-        back = self._loop.create_task(_pump(reader, ahead))
+        behind, ahead = await asyncio.open_connection(*self.behind, limit=HEAD_LIMIT)
+        ahead.write(head if _upgrade(head) else closing(head))
+        back = self.loop.create_task(pump(reader, ahead))
         try:
             answer = await behind.readuntil(b"\r\n\r\n")
             if _upgrade(head):
@@ -138,7 +95,7 @@ class LogProxy:
                 await self._stream(behind, writer, spoil, log=bool(_LOGS.match(head)))
             else:
                 writer.write(await self._plain(head, answer, behind))
-                await _pump(behind, writer)
+                await pump(behind, writer)
         finally:
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
@@ -154,7 +111,7 @@ class LogProxy:
             self.counts.snapshots += 1
             self.counts.snapshot_bytes += len(body)
         else:
-            body = body.replace(b"127.0.0.1:%d" % self._behind[1], b"127.0.0.1:%d" % self._port)
+            body = body.replace(b"127.0.0.1:%d" % self.behind[1], b"127.0.0.1:%d" % self.port)
         return answer.replace(length[0], b"\r\nContent-Length: %d" % len(body)) + body
 
     async def _stream(
@@ -189,15 +146,3 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 def _upgrade(head: bytes) -> bool:
     return bool(re.search(rb"\r\nupgrade:", head, re.IGNORECASE))
-
-
-def _closing(head: bytes) -> bytes:
-    """The request's head, asking the host to close the connection after its answer."""
-    start, _, rest = re.sub(rb"\r\nconnection:[^\r]*", b"", head, flags=re.IGNORECASE).partition(b"\r\n")
-    return start + b"\r\nConnection: close\r\n" + rest
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while piece := await source.read(65536):
-        sink.write(piece)
-        await sink.drain()
