@@ -23,7 +23,7 @@ from gpuserve.serving.enginelog import LogFile, Tail
 
 #: Writes a numbered log of some 20 KiB at a varying pace: long lines, bars, bytes that are no UTF-8; and a copy of it.
 ENGINE = r"""
-import sys, time
+import os, sys, time
 copy = open(sys.argv[1], "wb")
 pause = float(sys.argv[2])
 def write(data):
@@ -34,6 +34,8 @@ for number in range(100):
     text = b"%04d " % number + odd.get(number % 7, b"loading " * (number % 40)) + b"\n"
     write(text[: len(text) // 2]); write(text[len(text) // 2 :])
     time.sleep(pause * (number % 3))
+    while number == 50 and len(sys.argv) > 3 and not os.path.exists(sys.argv[3]):
+        time.sleep(0.01)
 copy.close()
 sys.exit(3)
 """
@@ -68,29 +70,20 @@ def engine_command(tmp_path: Path, pause: float = 0.0) -> tuple[str, Path]:
     return f"{sys.executable} -IS {script} {copy} {pause}", copy
 
 
-def follow(one: EngineSession, saved: Path, *, within: float = 60.0) -> Tail:
-    """Follows to the end; what was shown must be what was saved."""
-    with Tail(one, LogFile(saved, Redactor())) as tail:
-        assert tail.ended.wait(within), "the end was not noticed"
-        tail.finish()
-    assert "".join(tail.drain()) == "".join(tail.whole)
-    return tail
-
-
-def check(one: EngineSession, tmp_path: Path, command: str, copy: Path) -> Tail:
-    one.launch(command)
-    saved = tmp_path / "saved.log"
-    tail = follow(one, saved)
-    assert tail.exit_code == 3
-    assert saved.read_bytes() == copy.read_bytes().decode("utf-8", "replace").encode()
-    return tail
-
-
 @pytest.mark.parametrize("cut", range(0, 21 * 1024, 1024))
 def test_a_stream_cut_anywhere(proxy: LogProxy, host: HostInfo, shared_sandbox: str, tmp_path: Path, cut: int) -> None:
     proxy.spoil = [Spoil(cut=cut), Spoil(cut=cut // 2)]
-    check(session(proxy, host, shared_sandbox), tmp_path, *engine_command(tmp_path, 0.004))
-    assert proxy.counts.streams >= 1
+    one, (command, copy) = session(proxy, host, shared_sandbox), engine_command(tmp_path, 0.004)
+    saved, gate = tmp_path / "saved.log", tmp_path / "gate"
+    one.launch(f"{command} {gate}")
+    with Tail(one, LogFile(saved, Redactor())) as tail:
+        eventually(lambda: proxy.counts.streams >= 1)
+        gate.touch()  # in the middle of the log
+        assert tail.ended.wait(60), "the end was not noticed"
+        tail.finish()
+    assert tail.exit_code == 3
+    assert "".join(tail.drain()) == "".join(tail.whole)
+    assert saved.read_bytes() == copy.read_bytes().decode("utf-8", "replace").encode()
 
 
 @pytest.mark.parametrize(
@@ -113,9 +106,12 @@ def test_every_stream_is_spoilt(
     proxy.always = always
     one = session(proxy, host, shared_sandbox)
     command, copy = engine_command(tmp_path, 0.03)
-    one.launch(command)
-    saved = tmp_path / "saved.log"
+    saved, gate = tmp_path / "saved.log", tmp_path / "gate"
+    one.launch(f"{command} {gate}")
+    cut_short = always.cut is not None and not always.stall
     with Tail(one, LogFile(saved, Redactor())) as tail:
+        eventually(lambda: proxy.counts.streams >= (2 if cut_short else 1))
+        gate.touch()
         assert tail.ended.wait(60)
         tail.finish()
     truth = copy.read_bytes().decode("utf-8", "replace")
@@ -123,8 +119,6 @@ def test_every_stream_is_spoilt(
     assert saved.read_bytes() == truth.encode()
     if not always.twice:  # what was shown already can't be taken back; only the copy can
         assert "".join(tail.drain()) == truth
-    if always.cut is not None and not always.stall:
-        assert proxy.counts.streams >= 2
 
 
 def test_a_whole_stream_costs_little_more_than_the_log(

@@ -62,6 +62,7 @@ class LoopbackProxy:
         task = self.loop.create_task(self.serve(reader, writer))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+        task.add_done_callback(lambda _: writer.close())  # also of one that was cancelled before it began
 
 
 def closing(head: bytes) -> bytes:

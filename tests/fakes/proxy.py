@@ -98,8 +98,8 @@ class LogProxy(LoopbackProxy):
                 await pump(behind, writer)
         finally:
             back.cancel()
+            ahead.close()  # before anything is awaited: this task may be cancelled there
             await asyncio.gather(back, return_exceptions=True)
-            ahead.close()
 
     async def _plain(self, head: bytes, answer: bytes, behind: asyncio.StreamReader) -> bytes:
         """The whole answer, the host's address in it replaced by the proxy's."""
