@@ -70,7 +70,9 @@ def engine_command(tmp_path: Path, pause: float = 0.0) -> tuple[str, Path]:
     return f"{sys.executable} -IS {script} {copy} {pause}", copy
 
 
-@pytest.mark.parametrize("cut", range(0, 21 * 1024, 1024))
+@pytest.mark.parametrize(
+    "cut", [pytest.param(at, marks=[] if at % 4096 == 0 else [pytest.mark.slow]) for at in range(0, 21 * 1024, 1024)]
+)
 def test_a_stream_cut_anywhere(proxy: LogProxy, host: HostInfo, shared_sandbox: str, tmp_path: Path, cut: int) -> None:
     proxy.spoil = [Spoil(cut=cut), Spoil(cut=cut // 2)]
     one, (command, copy) = session(proxy, host, shared_sandbox), engine_command(tmp_path, 0.004)
