@@ -286,9 +286,9 @@ def _from_native(content: Mapping[str, object]) -> Mapping[str, object]:
 def _paired(text: str) -> str:
     """``text`` with both halves of each pair of surrogates made one: a server may send them in two pieces.
 
-    A half without the other, which JSON can hold and no output can, becomes U+FFFD.
+    A half without the other stays: JSON can hold it, and ``--json`` is exact. Other outputs write "?".
     """
-    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _text(value: object) -> str:
