@@ -254,6 +254,16 @@ def test_the_hand_off_holds_what_the_way_in_needs(shell: Shell, keyed: dict[str,
     assert keyed["api_key"] in done.out
     assert "asks for its API key" in done.err
     assert "every route but /health" in done.err
+    assert shell.ok("env", "acc-key", "--format", form).out == done.out
+
+
+def test_env_hands_over_by_the_way_in_too(shell: Shell, opened: dict[str, Any], signed: dict[str, Any]) -> None:
+    plain = shell.ok("env", "acc-open", "--json").data
+    assert (plain["access"], plain["headers"], plain["token"], plain["shared_until"]) == ("open", {}, "", None)
+    link = shell.ok("env", "acc-signed", "--json").data
+    assert (link["access"], link["headers"], link["token"]) == ("signed", {}, "")
+    assert link["shared_until"]
+    assert by_openai(link["base_url"], link["served_model"], api_key=link["api_key"])
 
 
 def test_status_says_in_words_who_can_reach_what(

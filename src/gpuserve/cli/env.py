@@ -26,13 +26,16 @@ def env(
 ) -> None:
     """Print a live deployment's address and credentials for a shell or a file, as up does.
 
-    The token opens the whole sandbox: what is printed is for you, and gpuserve share for others.
+    By the way in that up was told. A token opens the whole sandbox: it is for you, and gpuserve share for others.
     """
     from gpuserve.access import as_dict
     from gpuserve.cli.handoff import check_format, print_endpoint
     from gpuserve.serving.reach import reach
+    from gpuserve.serving.share import hand_out
 
     check_format(form)
-    deployment, endpoint, _ = reach(run.context, which)
-    run.output.data(as_dict(endpoint, deployment))
+    deployment, known, _ = reach(run.context, which)
+    endpoint, until = hand_out(run.context, deployment, known)
+    more = {"shared_until": None if until is None else until.isoformat()}
+    run.output.data({**as_dict(endpoint, deployment), **more})
     print_endpoint(run.output, endpoint, deployment, form)
