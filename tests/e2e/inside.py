@@ -33,4 +33,4 @@ class Inside(Shell):
 
 def inside(shell: Shell) -> Inside:
     """The same user at the same host, without a process for each command."""
-    return Inside(shell.home, shell.env)
+    return Inside(shell.home, shell.env, shell.started)

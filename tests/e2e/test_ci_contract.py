@@ -18,6 +18,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]  # comes with huggingface_hub; its stubs would be a dependency for one call
 from typer.main import get_command
 
+from e2e.inside import inside
 from e2e.usershell import QUICK, Done, Shell, bring_up, make_shell
 from gpuserve.cli.app import app
 from gpuserve.errors import GpuserveError
@@ -105,6 +106,12 @@ def promised() -> set[tuple[int, str]]:
     """Status and code of every row of the README's table but the first, which is no error."""
     rows = re.findall(r"^\| (\d+) \| (`.+?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     return {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+
+
+@pytest.fixture(scope="module", name="shell")
+def within(shell: Shell) -> Shell:
+    """The same shell, its commands run here."""
+    return inside(shell)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from e2e.inside import inside
 from e2e.usershell import QUICK, Shell, bring_up, eventually, make_shell, names
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 PRICES = {"GPUSERVE_PRICES": "H100=36000"}  # ten for a second, so that a short life costs something
 LOCAL = ("--local", "--json")
+
+
+@pytest.fixture(scope="module", name="shell")
+def within(shell: Shell) -> Shell:
+    """The same shell, its commands run here."""
+    return inside(shell)
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +136,7 @@ def test_idle_is_told_by_the_engines_own_counters(shell: Shell) -> None:
 @pytest.fixture(scope="module")
 def hasty(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A shell whose host takes six seconds for a minute."""
-    made = make_shell(tmp_path_factory.mktemp("hasty"), Path(shell.env["LLAMA_CACHE"]))
+    made = inside(make_shell(tmp_path_factory.mktemp("hasty"), Path(shell.env["LLAMA_CACHE"])))
     made.env["GPUSERVE_HOST_MINUTE"] = "6"
     made.ok("host", "start")
     yield made

@@ -110,7 +110,7 @@ def assert_one_of_everything(bench: Bench, name: str) -> None:
     assert bench.starts() == 1
 
 
-@pytest.mark.parametrize(("call", "fault"), pairs([*CALLS], [*PASSING], 2))
+@pytest.mark.parametrize(("call", "fault"), pairs([*CALLS], [*PASSING], 1))
 def test_up_survives_what_passes(bench: Bench, call: str, fault: str) -> None:
     method, path, skip = CALLS[call]
     bench.api.add(Fault(method, path, skip=skip, times=1, **PASSING[fault]))
@@ -121,7 +121,7 @@ def test_up_survives_what_passes(bench: Bench, call: str, fault: str) -> None:
     assert_one_of_everything(bench, "steady")
 
 
-@pytest.mark.parametrize(("call", "fault"), pairs([*CALLS][:7], [*STAYING], 2))
+@pytest.mark.parametrize(("call", "fault"), pairs([*CALLS][:7], [*STAYING], 1))
 def test_up_ends_in_words_at_what_stays(bench: Bench, call: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deletion works only where the fault isn't in its way; else the user is told what to type."""
     monkeypatch.setattr(manager, "PATIENCE", 1.5)
@@ -160,7 +160,14 @@ DENIED = {
 }
 
 
-@pytest.mark.parametrize(("call", "column"), [(call, column) for call in DENIED for column in (0, 1)])
+@pytest.mark.parametrize(
+    ("call", "column"),
+    [
+        pytest.param(call, column, marks=[] if (row + column) % 2 else [pytest.mark.slow])
+        for row, call in enumerate(DENIED)
+        for column in (0, 1)
+    ],
+)
 def test_up_where_the_platform_denies(bench: Bench, call: str, column: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 404 or a 409 is believed, but not where it would leave a sandbox that nobody knows of."""
     monkeypatch.setattr(manager, "PATIENCE", 1.5)
@@ -315,8 +322,14 @@ def test_other_commands_end_in_words_at_what_stays(
     assert bench.live() == ["old"]
 
 
-@pytest.mark.parametrize("call", [*OTHERS])
-@pytest.mark.parametrize(("denial", "expected"), [(404, 4), (409, 5)])
+@pytest.mark.parametrize(
+    ("call", "denial", "expected"),
+    [
+        pytest.param(call, denial, expected, marks=[] if (row + denial) % 2 else [pytest.mark.slow])
+        for row, call in enumerate(OTHERS)
+        for denial, expected in ((404, 4), (409, 5))
+    ],
+)
 def test_other_commands_where_the_platform_denies(bench: Bench, call: str, denial: int, expected: int) -> None:
     """What the platform still lists is not said to be gone."""
     assert bench.up("--name", "old", "--no-wait").status == 0

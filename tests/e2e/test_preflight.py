@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from e2e.inside import inside
 from e2e.usershell import QUICK, Shell
 from fakes.hub import Answer, FakeHub, Repository
 
@@ -21,6 +22,12 @@ SMALL: dict[str, bytes | int] = {
     "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
     "model.safetensors": 1000,
 }
+
+
+@pytest.fixture(scope="module", name="shell")
+def within(shell: Shell) -> Shell:
+    """The same shell, its commands run here."""
+    return inside(shell)
 
 
 @pytest.fixture

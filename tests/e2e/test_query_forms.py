@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from e2e.inside import inside
 from e2e.usershell import Shell, bring_up
 
 NAME = "forms"
@@ -24,6 +25,12 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645"
     "400000000049454e44ae426082"
 )
+
+
+@pytest.fixture(scope="module", name="shell")
+def within(shell: Shell) -> Shell:
+    """The same shell, its commands run here."""
+    return inside(shell)
 
 
 @pytest.fixture(scope="module")
