@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,9 @@ from gpuserve.host.daemon import HostInfo
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes.session import EngineSession
 from gpuserve.serving.enginelog import LogFile, Tail
+
+# The SDK leaves a connection that is given up to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 #: Writes a numbered log of some 20 KiB at a varying pace: long lines, bars, bytes that are no UTF-8; and a copy of it.
 ENGINE = r"""
@@ -53,6 +57,7 @@ def shared_sandbox(shared_client: Daytona) -> Iterator[str]:
     made = shared_client.create(CreateSandboxFromSnapshotParams(ephemeral=True), timeout=30)
     yield made.id
     made.delete(timeout=30, wait=True)
+    gc.collect()  # while the mark above still holds
 
 
 _names = iter(range(1_000_000))

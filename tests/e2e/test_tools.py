@@ -82,7 +82,7 @@ def test_code_and_commands_run_in_one_sandbox_of_this_conversation(shell: Shell,
 
 
 def test_a_sandbox_on_this_machine_must_be_wanted(shell: Shell) -> None:
-    with scripted(shell, says("Hello.")) as server:
+    with scripted(shell) as server:
         done = shell.run(*ASK[:-1], "--json")
     assert (done.status, done.error["code"]) == (2, "usage")
     assert "no security boundary" in done.error["message"]

@@ -182,7 +182,9 @@ def test_two_at_once_with_one_name_make_one_deployment(shell: Shell) -> None:
     both = [shell.start(*argv), shell.start(*argv)]
     outs = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], outs
-    ids = {json.loads(out.splitlines()[-1])["data"]["id"] for out, _ in outs}
+    last = [json.loads(out.splitlines()[-1]) for out, _ in outs]
+    assert all("data" in one for one in last), outs
+    ids = {one["data"]["id"] for one in last}
     assert len(ids) == 1
     servers = [line for line in shell.processes(ids.pop()) if "gpuserve.host.llama_server" in line]
     assert len(servers) == 1

@@ -94,10 +94,11 @@ class Creation:
         self._error: Exception | None = None
         self._made: Sandbox | None = None
         self._answered = threading.Event()
+        self._over = threading.Event()
         self._build_log: OnBuildLog | None = None
 
     def send(self, on_build_log: OnBuildLog | None = None) -> None:
-        """Sends the request from a thread of its own."""
+        """Sends the request from a thread of its own, which tells of the build until ``wait`` is over."""
         self._build_log = on_build_log
         threading.Thread(target=self._send, name="gpuserve-create", daemon=True).start()
 
@@ -119,6 +120,11 @@ class Creation:
                 return False
             self._error = error
         return True
+
+    def _tell_of_build(self, text: str) -> None:
+        """Hands a line on, but not behind the back of a caller that has what it waited for: the SDK may be late."""
+        if self._build_log is not None and not self._over.is_set():
+            self._build_log(text)
 
     def find(self) -> Sandbox | None:
         """The sandbox of this very run, by its name; None if there is none (yet).
@@ -174,6 +180,12 @@ class Creation:
             NoCapacity, TimedOut: the deadline passed while it waited for a GPU, or otherwise.
             Conflict, QuotaExceeded, UsageError, NotAuthenticated, NetworkError, PlatformError: as the platform says.
         """
+        try:
+            return self._wait(on_state)
+        finally:
+            self._over.set()
+
+    def _wait(self, on_state: OnState) -> Sandbox:
         state = ""
         while True:
             sandbox = self._look()
