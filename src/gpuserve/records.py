@@ -28,6 +28,8 @@ DEFAULT_TTL = 4 * 3600
 DEFAULT_BOOT_TIMEOUT = 900
 #: The port that the guides use.
 DEFAULT_PORT = 8000
+#: States of a sandbox that is deleted, or about to be: no deployment that a bare command means.
+GONE = ("destroyed", "destroying")
 #: The ways in that the guides' tables list, in increasing order of openness.
 ACCESS_MODES = ("token", "signed", "key", "open")
 #: Where the engine's own key lies in a sandbox, as its shell writes it: never in an argument, a label or the log.

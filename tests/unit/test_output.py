@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fakes.deployments import DEPLOYMENT
 from gpuserve.cli.output import Output, plain, report_error, shown_path
 from gpuserve.cli.progress import Progress
-from gpuserve.records import BootFact, Deployment, ServeRequest
+from gpuserve.records import BootFact, ServeRequest
 from gpuserve.serving.events import (
     Boot,
     BuildLog,
@@ -24,18 +25,6 @@ from gpuserve.serving.events import (
 )
 from gpuserve.serving.plan import make_plan
 
-DEPLOYMENT = Deployment(
-    name="n-1",
-    sandbox_id="1111",
-    place="daytona",
-    state="started",
-    engine="vllm",
-    model="a/b",
-    served_model="b",
-    port=8000,
-    session="vllm",
-    run_id="r",
-)
 PLAN = make_plan(
     ServeRequest(model="a/b", engine="vllm", gpus=("H100",), env={"HF_TOKEN": "hf_planted"}), place="daytona"
 )

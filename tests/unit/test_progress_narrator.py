@@ -6,24 +6,12 @@ import io
 
 import pytest
 
+from fakes.deployments import DEPLOYMENT, ENDPOINT
 from gpuserve import engines
 from gpuserve.cli.narrator import Narrator
-from gpuserve.records import BootFact, Deployment, Endpoint
+from gpuserve.records import BootFact
 from gpuserve.serving.events import Boot, BuildLog, Event, Launched, Ready, SandboxState
 
-DEPLOYMENT = Deployment(
-    name="n-1",
-    sandbox_id="1111",
-    place="daytona",
-    state="started",
-    engine="vllm",
-    model="a/b",
-    served_model="b",
-    port=8000,
-    session="vllm",
-    run_id="r",
-)
-ENDPOINT = Endpoint(url="http://127.0.0.1:1", served_model="b")
 VLLM = engines.load("vllm")
 
 

@@ -19,26 +19,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fakes.deployments import DEPLOYMENT
 from gpuserve import engines
 from gpuserve.cli.bars import Board
 from gpuserve.cli.narrator import Narrator
 from gpuserve.cli.output import Output
 from gpuserve.cli.progress import Progress
-from gpuserve.records import Deployment, Endpoint
+from gpuserve.records import Endpoint
 from gpuserve.serving.events import Boot, EngineLog, Event, Launched, Ready, Removed, SandboxState, Warned
 
-DEPLOYMENT = Deployment(
-    name="n-1",
-    sandbox_id="1111",
-    place="daytona",
-    state="started",
-    engine="vllm",
-    model="a/b",
-    served_model="b",
-    port=8000,
-    session="vllm",
-    run_id="r",
-)
 LINES = [
     (60, "Using max model len 131072"),
     (62, "model-00001-of-00002.safetensors:  10%|#  | 482M/4.83G [00:10<01:40, 44.0MB/s]"),
@@ -150,7 +139,7 @@ def test_the_question_at_ctrl_c_is_asked_with_the_drawing_gone(
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_progress_terminal import events
 from gpuserve.cli.output import Output
 from gpuserve.cli.progress import Progress
@@ -168,7 +157,9 @@ def test_on_a_real_terminal(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     script = tmp_path / "child.py"
-    script.write_text(CHILD.format(here=str(Path(__file__).parent)), encoding="utf-8")
+    script.write_text(
+        CHILD.format(here=str(Path(__file__).parent), tests=str(Path(__file__).parents[1])), encoding="utf-8"
+    )
     env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
     child = subprocess.Popen(
         [sys.executable, str(script)], stdin=follower, stdout=subprocess.PIPE, stderr=follower, env=env

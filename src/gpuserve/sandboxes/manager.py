@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, PlatformError, TimedOut
-from gpuserve.records import Deployment, LaunchPlan, ServeRequest
+from gpuserve.records import GONE, Deployment, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation, parameters, state_of
 from gpuserve.sandboxes.inside import Inside
@@ -30,7 +30,6 @@ CALL_TIMEOUT = 20
 PATIENCE = 10.0
 #: Seconds within which a deleted sandbox must be gone.
 DELETE_TIMEOUT = 120.0
-_GONE = ("destroyed", "destroying")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +211,7 @@ class Sandboxes:
 
     def _is_listed(self, sandbox_id: str) -> bool:
         """Whether the platform lists it among the deployments, not as deleted."""
-        return any(one.id == sandbox_id and state_of(one) not in _GONE for one in self._list())
+        return any(one.id == sandbox_id and state_of(one) not in GONE for one in self._list())
 
     def state(self, sandbox_id: str) -> str:
         """The sandbox's state; "destroyed" where there is none, "unknown" where the platform can't say."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
+from gpuserve import engines
 from gpuserve.client.health import Health, HealthState
-from gpuserve.engines.base import Engine
 from gpuserve.engines.exits import by_exit_code
 from gpuserve.errors import BootFailed, GpuserveError, NotAuthenticated, TimedOut
 from gpuserve.records import Deployment, Endpoint
+from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.manager import Sandboxes
-from gpuserve.serving.enginelog import Tail
+from gpuserve.sandboxes.session import EngineSession
+from gpuserve.serving.enginelog import LogFile, Tail
 from gpuserve.serving.events import Boot, Emit, EngineLog
-from gpuserve.serving.probing import PROBE_TIMEOUT as PROBE_TIMEOUT
 from gpuserve.serving.probing import Looks
 
 #: Seconds between two looks at the log's new lines and the engine's life, between the answers of the health route.
@@ -33,9 +34,7 @@ class Wait:
         sandboxes: Sandboxes,
         deployment: Deployment,
         endpoint: Endpoint,
-        engine: Engine,
         *,
-        health_path: str,
         deadline: float,
         began: float,
         emit: Emit,
@@ -43,13 +42,29 @@ class Wait:
         self._sandboxes = sandboxes
         self._deployment = deployment
         self._endpoint = endpoint
-        self._engine = engine
-        self._health_path = health_path
+        self._engine = engines.load(deployment.engine)
+        self._health_path = labels.routes(deployment.labels).health
         self._deadline = deadline
         self._began = began
         self._emit = emit
         self._refused_since: float | None = None
         self._state_seen = 0.0
+
+    def follow(self, session: EngineSession, file: LogFile) -> None:
+        """As ``until_ready``, with the engine's log saved in ``file`` and told of to its last line.
+
+        Raises:
+            BootFailed: with ``log_file`` set.
+        """
+        with Tail(session, file) as tail:
+            try:
+                self.until_ready(tail)
+            except BootFailed as error:
+                error.log_file = str(file.path or "")
+                raise
+            finally:
+                tail.finish()
+                self.report(tail)
 
     def until_ready(self, tail: Tail) -> None:
         """Returns at the health route's first 200.

@@ -7,14 +7,11 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from gpuserve.errors import Conflict, GpuserveError, NotFound, UsageError
-from gpuserve.records import Deployment
+from gpuserve.records import GONE, Deployment
 from gpuserve.serving.context import Context
 from gpuserve.state import Remembered
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-#: States in which a deployment is on its way out and no longer meant by a bare command.
-GONE = ("destroyed", "destroying")
 
 
 def resolve(wanted: str | None, known: Sequence[Deployment]) -> Deployment:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gpuserve import engines
-from gpuserve.errors import BootFailed, Conflict, GpuserveError, Interrupted, TimedOut
-from gpuserve.records import Deployment, Endpoint
+from gpuserve.errors import Conflict, GpuserveError, Interrupted, TimedOut
+from gpuserve.records import GONE, Deployment, Endpoint
 from gpuserve.redaction import Redactor
-from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.sandboxes.session import EngineSession
@@ -20,7 +18,7 @@ from gpuserve.sandboxes.translate import repeated
 from gpuserve.serving.boot import Wait
 from gpuserve.serving.context import Context
 from gpuserve.serving.cost import deadline_problem
-from gpuserve.serving.enginelog import LogFile, Tail
+from gpuserve.serving.enginelog import LogFile
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
 from gpuserve.serving.plan import Plan, as_found
 from gpuserve.serving.reach import open_endpoint
@@ -104,7 +102,7 @@ class _Up:
         if not self._plan.request.name:
             return None
         found = self._sandboxes.find(self._plan.name)
-        if found is None or found.state in ("destroyed", "destroying"):
+        if found is None or found.state in GONE:
             return None
         launch = self._plan.launch
         same = (launch.engine, launch.model, launch.served_model, launch.image)
@@ -193,25 +191,8 @@ class _Up:
         return Redactor((*self._context.settings.secrets, *self._plan.secrets, *session.secrets))
 
     def _wait(self, deployment: Deployment, endpoint: Endpoint, session: EngineSession) -> None:
-        wait = Wait(
-            self._sandboxes,
-            deployment,
-            endpoint,
-            engines.load(deployment.engine),
-            health_path=labels.routes(deployment.labels).health,
-            deadline=self._deadline,
-            began=self._began,
-            emit=self._emit,
-        )
-        with Tail(session, self._file) as tail:
-            try:
-                wait.until_ready(tail)
-            except BootFailed as error:
-                error.log_file = str(self._file.path or "")
-                raise
-            finally:
-                tail.finish()
-                wait.report(tail)
+        wait = Wait(self._sandboxes, deployment, endpoint, deadline=self._deadline, began=self._began, emit=self._emit)
+        wait.follow(session, self._file)
 
     # -- what went wrong -----------------------------------------------------------------------------------
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from gpuserve import engines
 from gpuserve.client.health import Prober
 from gpuserve.errors import BootFailed, NetworkError, NotFound, PlatformError, TimedOut
-from gpuserve.records import Deployment, Endpoint
+from gpuserve.records import GONE, Deployment, Endpoint
 from gpuserve.redaction import Redactor
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.sandboxes.session import EngineSession
 from gpuserve.serving.boot import Wait
 from gpuserve.serving.context import Context
-from gpuserve.serving.enginelog import LogFile, Tail
+from gpuserve.serving.enginelog import LogFile
 from gpuserve.serving.events import Emit
-from gpuserve.serving.find import GONE, find
+from gpuserve.serving.find import find
+from gpuserve.serving.probing import PROBE_TIMEOUT
 from gpuserve.serving.reach import open_endpoint
-from gpuserve.settings import state_directory
 
-#: Seconds for the first look. SGLang's health route generates a token before it answers.
-PROBE_TIMEOUT = 20.0
 #: States in which a sandbox will never serve.
 DEAD = ("error", "build_failed", "stopped", "stopping", "archived")
 
@@ -109,26 +105,10 @@ class _Waiting:
     def until_ready(self, deployment: Deployment, endpoint: Endpoint) -> None:
         """Returns at the health route's first 200; the log is saved beside the copies that ``up`` makes."""
         session = self._session(deployment)
-        settings = self.context.settings
-        directory = Path(settings.log_dir) if settings.log_dir else state_directory() / "logs"
-        file = LogFile(directory / f"{deployment.name}.log", Redactor((*settings.secrets, *session.secrets)))
-        looked = Wait(
-            self.sandboxes,
-            deployment,
-            endpoint,
-            engines.load(deployment.engine),
-            health_path=labels.routes(deployment.labels).health,
-            deadline=self.deadline,
-            began=self.began,
-            emit=self.emit,
-        )
-        with Tail(session, file) as tail:
-            try:
-                looked.until_ready(tail)
-            except BootFailed as error:
-                self._again(deployment)  # says so if it is gone
-                error.log_file = str(file.path or "")
-                raise
-            finally:
-                tail.finish()
-                looked.report(tail)
+        redact = Redactor((*self.context.settings.secrets, *session.secrets))
+        looked = Wait(self.sandboxes, deployment, endpoint, deadline=self.deadline, began=self.began, emit=self.emit)
+        try:
+            looked.follow(session, LogFile(self.context.log_path(deployment.name), redact))
+        except BootFailed:
+            self._again(deployment)  # says so if it is gone
+            raise
