@@ -36,8 +36,8 @@ def calls(*asked: tuple[str, str]) -> Reply:
 
 
 @contextmanager
-def scripted(shell: Shell, *replies: Reply, name: str = "scripted") -> Iterator[Scripted]:
-    """A model that answers so, remembered in the shell's cache as a live deployment."""
+def scripted(shell: Shell, *replies: Reply, name: str = "scripted", token: str = "") -> Iterator[Scripted]:
+    """A model that answers so, remembered in the shell's cache as a live deployment; ``token`` is its preview token."""
     host = shell.ok("host", "status", "--show-key", "--json").data
     cache = Cache(Path(shell.env["XDG_CACHE_HOME"]) / "gpuserve" / "deployments.json")
     with Scripted(*replies) as server:
@@ -45,7 +45,8 @@ def scripted(shell: Shell, *replies: Reply, name: str = "scripted") -> Iterator[
             name=name, sandbox_id=f"{name}-id", place="local", state="started", engine="llamacpp", model="m",
             served_model="m", port=8000, session="s", run_id="r",
         )  # fmt: skip
-        endpoint = Endpoint(url=server.url, served_model="m")
+        headers = {"x-daytona-preview-token": token} if token else {}
+        endpoint = Endpoint(url=server.url, served_model="m", headers=headers)
         cache.remember(Remembered(deployment=deployment, endpoint=endpoint, api_url=host["api_url"]))
         assert not cache.warning
         try:

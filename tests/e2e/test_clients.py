@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from clients_env import default_place
 
+from e2e.scriptedmodel import says, scripted
 from e2e.usershell import Shell, bring_up
 
 NAME = "clients"
@@ -112,3 +113,28 @@ def test_a_snippet_runs(shell: Shell, live: dict[str, Any], client: str) -> None
     )
     assert done.returncode == 0, done
     assert done.stdout.strip()
+
+
+def test_the_snippet_for_opencode_runs(shell: Shell, tmp_path: Path) -> None:
+    """Its first request names the conversation, its second asks the question, with a prompt of 30,000 characters:
+    too much for the embedded engine, so that a scripted one answers."""
+    if not (CLIENTS / "node.json").exists():
+        pytest.skip("npm is not installed")
+    with scripted(shell, says("Hel", "lo."), says("Hel", "lo."), token="planted") as server:
+        made = shell.ok("snippet", "scripted", "--for", "opencode", "--json").data
+        assert "planted" not in made["text"]
+        (tmp_path / made["file"]).write_text(made["text"], encoding="utf-8")
+        handed = {"ENDPOINT": server.url, "TOKEN": "planted", "OPENCODE_DISABLE_MODELS_FETCH": "1"}
+        done = subprocess.run(
+            [str(CLIENTS / "node" / "node_modules" / ".bin" / "opencode"), "run", "Say hello."],
+            cwd=tmp_path,
+            env={**shell.env, "PWD": str(tmp_path), **handed},
+            text=True,
+            capture_output=True,
+            timeout=300,
+            check=True,
+        )
+    assert done.stdout == "Hello.\n"
+    assert {one.path for one in server.requests} == {"/v1/chat/completions"}
+    assert {one.headers["x-daytona-preview-token"] for one in server.requests} == {"planted"}
+    assert {str(one.json()["model"]) for one in server.requests} == {"m"}
