@@ -8,17 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpuserve.api import Live, up
+    from gpuserve.api import BatchOptions, Live, batch, up
+    from gpuserve.bulk.answers import Answer, Batch
     from gpuserve.errors import GpuserveError
     from gpuserve.records import Deployment, Endpoint
 
-__all__ = ["Deployment", "Endpoint", "GpuserveError", "Live", "up"]
+__all__ = ["Answer", "Batch", "BatchOptions", "Deployment", "Endpoint", "GpuserveError", "Live", "batch", "up"]
 
 _HOMES = {
+    "Answer": "gpuserve.bulk.answers",
+    "Batch": "gpuserve.bulk.answers",
+    "BatchOptions": "gpuserve.api",
     "Deployment": "gpuserve.records",
     "Endpoint": "gpuserve.records",
     "GpuserveError": "gpuserve.errors",
     "Live": "gpuserve.api",
+    "batch": "gpuserve.api",
     "up": "gpuserve.api",
 }
 

@@ -8,14 +8,16 @@ with gpuserve.up(model="openai/gpt-oss-20b", engine="sglang") as endpoint:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from gpuserve.bulk.answers import Batch
 from gpuserve.records import DEFAULT_BOOT_TIMEOUT, DEFAULT_PORT, Deployment, Endpoint, ServeRequest
 
 if TYPE_CHECKING:
+    from gpuserve.bulk.events import Emit as BatchEmit
     from gpuserve.serving.context import Context
     from gpuserve.serving.events import Emit
 
@@ -47,6 +49,61 @@ class Live:
         for gone in delete(self._context, [self.deployment]):
             if gone.error is not None:
                 raise gone.error
+
+
+class BatchOptions(TypedDict, total=False):
+    """What ``batch`` takes besides rows, output and target; ``gpuserve batch --help`` says what is left out.
+
+    ``schema`` is a JSON schema, ``choice`` the answers to choose from, ``timeout`` in seconds without a byte,
+    ``concurrency`` the number of requests in flight, 0 for as many as the engine takes. ``emit`` gets the events of
+    ``gpuserve.bulk.events``.
+    """
+
+    form: str
+    template: str
+    system: str
+    schema: Mapping[str, Any]
+    choice: Sequence[str]
+    regex: str
+    reasoning_effort: str
+    max_tokens: int
+    temperature: float
+    keep_model: bool
+    concurrency: int
+    order: str
+    output_order: str
+    retry_failed: bool
+    retries: int
+    timeout: float
+    stream: bool
+    in_sandbox: bool
+    local: bool
+    env_file: Path
+    emit: BatchEmit
+
+
+def batch(
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    output: str | Path,
+    to: Live | Endpoint | str | None = None,
+    **options: Unpack[BatchOptions],
+) -> Batch:
+    """Asks a model all of ``rows`` and appends the answers to ``output``; the same call goes on where it stopped.
+
+    ``rows`` are a file as the command takes it, or mappings: whole requests of an OpenAI batch, or the fields of the
+    template, with a ``custom_id`` or ``id`` where they aren't to be named by their line. ``to`` is what is asked: what
+    ``up`` returned, an endpoint, the name of a deployment, or None for the only one that is live.
+
+    Raises:
+        GpuserveError: as the command of that name. Rows that failed raise nothing: see ``Batch.summary``.
+    """
+    from gpuserve.serving.batch import run_for_api
+
+    return Batch(Path(output), run_for_api(rows, Path(output), _target(to), dict(options)))
+
+
+def _target(to: Live | Endpoint | str | None) -> Deployment | Endpoint | str | None:
+    return to.deployment if isinstance(to, Live) else to
 
 
 class UpOptions(TypedDict, total=False):

@@ -50,6 +50,8 @@ GPU = ("up", *QUICK, "--name", "faulty", "--gpu", "H100", "--no-check", "--label
 
 CASES = [
     Case("a flag that doesn't exist", ("status", "--nope"), 2, "usage"),
+    Case("a batch of nothing", ("batch",), 2, "usage"),
+    Case("a batch without an input", ("batch", "no-such.jsonl"), 2, "usage"),
     Case("nothing named to delete", ("down",), 2, "usage"),
     Case("a time to live that is too short", ("up", *QUICK, "--ttl", "5s"), 2, "usage"),
     Case("an idle limit that is too short", ("up", *QUICK, "--idle", "5s"), 2, "usage"),
@@ -117,6 +119,7 @@ def within(shell: Shell) -> Shell:
 @pytest.fixture(scope="module")
 def live(shell: Shell) -> Iterator[dict[str, Any]]:
     """One deployment for all of these tests."""
+    (shell.home / "rows.txt").write_text("hi\n")
     yield bring_up(shell, "--name", NAME)
     shell.run("down", "--all", "--yes")
 
@@ -233,6 +236,7 @@ SUCCESSES = [
     ("chat", ("chat", NAME, "--max-tokens", "2")),
     ("env", ("env", NAME)),
     ("snippet", ("snippet", NAME, "--for", "curl")),
+    ("batch", ("batch", "rows.txt", "--id", NAME, "--max-tokens", "2")),
     ("logs", ("logs", NAME, "--tail", "1")),
     ("status", ("status",)),
     ("status", ("status", NAME)),

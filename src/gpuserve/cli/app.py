@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gpuserve.cli import (
+    batch,
     cachecheck,
     chat,
     connect,
@@ -59,7 +60,7 @@ def _root(
 
 
 _MODULES = (
-    *(up, wait, query, chat, cachecheck, connect, env, snippet, logs, status, share, extend),
+    *(up, wait, query, chat, batch, cachecheck, connect, env, snippet, logs, status, share, extend),
     *(execute, cp, down, reap, plan, models, doctor),
 )
 for module in _MODULES:

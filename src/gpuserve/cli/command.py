@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -93,6 +93,10 @@ def command(app: typer.Typer, **options: Any) -> Callable[[Callable[..., None]],
     return register
 
 
+def _default(one: Field[Any]) -> Any:
+    return inspect.Parameter.empty if one.default is MISSING else one.default
+
+
 #: Dataclass and names of its fields, by the parameter that takes it.
 Groups = dict[str, tuple[type, list[str]]]
 
@@ -112,7 +116,7 @@ def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter],
         kinds = get_type_hints(hint, include_extras=True)
         groups[one.name] = (hint, [inner.name for inner in fields(hint)])
         found += [
-            inspect.Parameter(inner.name, keyword, default=inner.default, annotation=kinds[inner.name])
+            inspect.Parameter(inner.name, keyword, default=_default(inner), annotation=kinds[inner.name])
             for inner in fields(hint)
         ]
     return found, groups

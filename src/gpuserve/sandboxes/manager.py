@@ -19,6 +19,7 @@ from gpuserve.sandboxes.session import EngineSession
 from gpuserve.sandboxes.translate import repeated, translated
 from gpuserve.sandboxes.workroom import Room
 from gpuserve.sandboxes.workroom import parameters as room_parameters
+from gpuserve.sandboxes.workshop import Workshop
 
 if TYPE_CHECKING:
     from daytona import AsyncDaytona, Daytona, DaytonaConfig, Sandbox
@@ -226,6 +227,10 @@ class Sandboxes:
     def session(self, deployment: Deployment) -> EngineSession:
         """The session that the deployment's engine runs in."""
         return EngineSession(self._get(deployment.sandbox_id), deployment.session, connect=self._connect)
+
+    def workshop(self, deployment: Deployment, name: str) -> Workshop:
+        """The folder and session ``name`` in the deployment's sandbox; the folder is made."""
+        return Workshop(self._get(deployment.sandbox_id), name, patience=self.patience)
 
     def link(self, deployment: Deployment) -> Link:
         """The preview URL of the engine's port, without a trailing slash, and the sandbox's token."""

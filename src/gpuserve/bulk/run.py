@@ -1,0 +1,302 @@
+"""One run of a batch: from where the last one ended to the end, or as far as it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gpuserve.bulk.events import Draining, Emit, Progress, ignore
+from gpuserve.bulk.index import Index
+from gpuserve.bulk.job import MOST, Job
+from gpuserve.bulk.output import OutputFile, answer_line, error_line, with_fault
+from gpuserve.bulk.pace import Limiter, pause
+from gpuserve.bulk.prepare import prepare, put_in_order
+from gpuserve.bulk.rows import Place, Request, Source
+from gpuserve.bulk.send import Answer, Sender, error_words, was_cut_short
+from gpuserve.bulk.tally import Tally
+from gpuserve.errors import GpuserveError, Interrupted, NetworkError, NotAuthenticated, TimedOut
+
+#: Seconds between two reports, between two looks at how late the event loop is, and over which rates are taken.
+REPORT_EVERY, BEAT, LATELY = 1.0, 0.1, 30.0
+#: What no row can help: a judge turns a status and the server's words into the error that ends the run, or None.
+Judge = Callable[[int, bytes], GpuserveError | None]
+#: From a request's body and its answer to what is wrong with the answer; "" for nothing.
+Check = Callable[[bytes, Mapping[str, Any]], str]
+#: File descriptors for everything but connections.
+_SPARE_FILES = 64
+#: New objects after which the collector of cycles looks, while requests are sent; Python's own figure is 700.
+_COLLECT_EVERY = 20_000
+
+
+def refused(status: int, _: bytes) -> GpuserveError | None:
+    """The judge for an endpoint of which nothing is known: a refused credential helps no row."""
+    if status in (401, 403) or 300 <= status < 400:
+        return NotAuthenticated(f"the endpoint refuses the credential (HTTP {status})", hint="gpuserve status")
+    return None
+
+
+def anything(_body: bytes, _answer: Mapping[str, Any]) -> str:
+    """The check where no form of answer was asked for."""
+    return ""
+
+
+def run(job: Job, *, emit: Emit = ignore, judge: Judge = refused, check: Check = anything) -> dict[str, Any]:
+    """Runs ``job`` from where it stands to its end; returns the summary (``Tally.summary`` and ``output``).
+
+    An answer that ``check`` finds a fault with is a failed row.
+
+    SIGINT and SIGTERM, in the main thread, stop the sending and wait for what is in flight; a second one ends at once.
+
+    Raises:
+        UsageError: the input isn't valid; nothing was sent.
+        Conflict: the output is another batch's or another run holds it, or it can't be written.
+        Interrupted: by a signal; all answers that came are kept.
+        NetworkError, TimedOut, NotAuthenticated: the endpoint is gone for all rows; they stay unanswered.
+    """
+    with closing(Source(job)) as source:
+        with closing(OutputFile(Path(job.output))) as output, closing(Index()) as index:
+            tally = prepare(job, source, output, index, emit)
+            if tally.left:
+                _Run(job, source, output, index, tally, (emit, judge, check)).go()
+        if job.output_order == "input":
+            put_in_order(job, source, emit)
+    return {"output": job.output, **tally.summary()}
+
+
+class _Run:
+    """The part of a run that sends."""
+
+    def __init__(
+        self,
+        job: Job,
+        source: Source,
+        output: OutputFile,
+        index: Index,
+        tally: Tally,
+        calls: tuple[Emit, Judge, Check],
+    ) -> None:
+        self._job, self._source, self._output, self._tally = job, source, output, tally
+        self._emit, self._judge, self._check = calls
+        self._places: Iterator[Place] = index.pending(by_prefix=job.order == "prefix")
+        most = most_connections(job.concurrency or MOST)
+        self._limiter = Limiter(start=job.start, most=most, fixed=min(job.concurrency, most))
+        self._workers = 0
+        self._last_success = 0.0
+        self._recent: deque[tuple[float, int, int, int]] = deque()
+        self._signals = 0
+
+    def go(self) -> None:
+        """Sends what is left."""
+        self._tally.start()
+        try:
+            with rare_collection():
+                asyncio.run(self._all())
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        except asyncio.CancelledError:
+            if not self._signals:
+                raise
+        finally:
+            self._tally.stop()
+            self._emit(self._progress())
+        if self._signals:
+            raise Interrupted(
+                f"stopped: {self._tally.answered + self._tally.failed} rows are done, {self._tally.left} are left",
+                hint="the same command goes on where it stopped",
+            )
+
+    async def _all(self) -> None:
+        self._stop = asyncio.Event()
+        self._watch_signals()
+        beat = asyncio.create_task(self._beat())
+        try:
+            async with Sender(self._job) as self._sender, asyncio.TaskGroup() as self._group:
+                self._staff()
+        finally:
+            beat.cancel()
+
+    def _watch_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop() -> None:
+            self._signals += 1
+            if self._signals == 1:
+                self._stop.set()
+                self._emit(Draining(self._tally.in_flight))
+            else:
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+
+    def _staff(self) -> None:
+        """Brings the number of workers up to the limit; those that are too many end by themselves."""
+        while self._workers < self._limiter.limit and not self._stop.is_set():
+            place = next(self._places, None)
+            if place is None:
+                return
+            self._workers += 1
+            self._group.create_task(self._work(place))
+
+    async def _work(self, place: Place | None) -> None:
+        try:
+            while place is not None:
+                await self._answer(place)
+                over = self._stop.is_set() or self._workers > self._limiter.limit
+                place = None if over else next(self._places, None)
+                self._staff()
+        finally:
+            self._workers -= 1
+
+    async def _answer(self, place: Place) -> None:
+        """Sees one row through all its attempts."""
+        began, attempt, tally = time.perf_counter(), 0, self._tally
+        request = self._source.read(place)
+        while True:
+            attempt += 1
+            tally.in_flight += 1
+            tally.most_in_flight = max(tally.most_in_flight, tally.in_flight)
+            asked = time.perf_counter()
+            try:
+                answer = await self._sender.ask(request)
+            finally:
+                tally.in_flight -= 1
+            self._time(asked, answer)
+            if answer.too_much:
+                self._limiter.refused(answer.sent, answer.done)
+            if not answer.again or attempt > self._job.retries:
+                self._finish(place.ask.hex(), request, answer, began)
+                return
+            tally.retries += 1
+            if await self._stopped_within(pause(attempt, answer.wait)):
+                return  # it stays unanswered, and is the next run's
+
+    def _time(self, asked: float, answer: Answer) -> None:
+        self._tally.queued.add(answer.sent - asked)
+        self._tally.served.add(answer.done - answer.sent)
+        self._tally.whole.add(answer.done - asked)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
+
+    def _finish(self, ask: str, request: Request, answer: Answer, began: float) -> None:
+        """Writes a row's line, or ends the run where no row can succeed."""
+        tally = self._tally
+        if answer.status == 200:
+            line = answer_line(ask, request.custom_id, 200, answer.request_id, answer.body)
+            fault = self._check(request.body, answer.content)
+            self._output.append(with_fault(line, fault) if fault else line)
+            tally.answered += not fault
+            tally.failed += bool(fault)
+            tally.count_usage(answer.content.get("usage"))
+            tally.cut_short += was_cut_short(answer.content)
+            self._last_success = answer.done
+            self._limiter.answered(answer.done)
+            return
+        self._check_endpoint(answer, began)
+        if answer.status:
+            body = error_words(answer.body)
+            line = answer_line(ask, request.custom_id, answer.status, answer.request_id, body)
+        else:
+            line = error_line(ask, request.custom_id, answer.code, answer.message)
+        self._output.append(line)
+        tally.failed += 1
+
+    def _check_endpoint(self, answer: Answer, began: float) -> None:
+        """Raises if the endpoint, and not this row, is what failed: all the others would only follow it."""
+        if answer.status and (error := self._judge(answer.status, answer.body)) is not None:
+            raise error
+        gone = answer.code == "no_connection" or answer.status in (502, 503, 504)
+        lost = answer.code in ("timed_out", "connection_lost")
+        if self._last_success > began or not (gone or lost):
+            return
+        left, what = self._tally.left, answer.message or f"it answers HTTP {answer.status}"
+        kind = TimedOut if answer.code == "timed_out" else NetworkError
+        raise kind(
+            f"the endpoint answers no more ({what}); {left} rows are left",
+            hint="see what lives with gpuserve status; the same command goes on where this one stopped",
+        )
+
+    async def _beat(self) -> None:
+        """Reports every second, and measures how late the event loop is: that late every answer is noticed."""
+        reported = due = time.perf_counter()
+        while True:
+            due = max(due + BEAT, time.perf_counter())
+            await asyncio.sleep(due - time.perf_counter())
+            now = time.perf_counter()
+            self._tally.lag.add(now - due)
+            if now - reported >= REPORT_EVERY:
+                reported = now
+                self._emit(self._progress())
+
+    def _progress(self) -> Progress:
+        tally = self._tally
+        now, done = tally.seconds, tally.answered + tally.failed
+        self._recent.append((now, done, tally.prompt, tally.completion))
+        while len(self._recent) > 2 and self._recent[0][0] < now - LATELY:
+            self._recent.popleft()
+        then, *before = self._recent[0]
+        span = now - then
+        if span < REPORT_EVERY / 2:
+            span, before = now, [0, 0, 0]
+        rate, prompt, completion = (
+            (current - earlier) / span if span > 0 else 0.0
+            for current, earlier in zip((done, tally.prompt, tally.completion), before, strict=True)
+        )
+        return Progress(
+            rows=tally.rows,
+            done=tally.before + done,
+            failed=tally.before_failed + tally.failed,
+            in_flight=tally.in_flight,
+            retries=tally.retries,
+            seconds=now,
+            eta=tally.left / rate if rate > 0 else None,
+            requests_per_second=rate,
+            prompt_tokens_per_second=prompt,
+            completion_tokens_per_second=completion,
+        )
+
+
+@contextmanager
+def rare_collection() -> Iterator[None]:
+    """Has the collector of cycles look less often: thousands of live requests make it costly, a fifth of all."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], _COLLECT_EVERY), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def most_connections(wanted: int) -> int:
+    """``wanted``, or as many as the system allows; its soft limit of open files is raised for them."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _SPARE_FILES))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the run: the others only followed it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        return error
+    return group
