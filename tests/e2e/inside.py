@@ -16,7 +16,7 @@ from e2e.usershell import Done, Shell
 class Inside(Shell):
     """A user's shell as ``Shell``, for tests of what is said and done; ``start`` still starts a process."""
 
-    def run(self, *argv: str, stdin: str = "", env: dict[str, str] | None = None) -> Done:
+    def run(self, *argv: str, stdin: str = "", env: dict[str, str] | None = None, timeout: float = 0) -> Done:  # noqa: ARG002
         from gpuserve.cli.main import run
 
         out, err = io.StringIO(), io.StringIO()

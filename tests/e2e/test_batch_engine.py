@@ -19,7 +19,12 @@ from fakes.scripted import Reply, Scripted
 from gpuserve.records import Endpoint
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "classify_passages" / "classify.py"
-SCHEMA = {"type": "object", "properties": {"mood": {"type": "string", "enum": ["happy", "sad"]}}, "required": ["mood"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"mood": {"type": "string", "enum": ["happy", "sad"]}},
+    "required": ["mood"],
+    "additionalProperties": False,  # else this model may fill its answer with fields of its own until it is cut
+}
 PASSAGE = "On the table number {0} there was a lamp, and beside the lamp number {0} a cat slept in the sun. " * 2
 
 
@@ -43,9 +48,12 @@ def rows_of(path: Path) -> dict[str, dict[str, Any]]:
 def two_passes(shell: Shell, folder: Path, number: int) -> None:
     """A question with a schema over every passage; then another, which must find the passages in the cache."""
     write_passages(folder / "in.jsonl", number)
-    common = ("batch", str(folder / "in.jsonl"), "--id", "rows", "--max-tokens", "32", "--json", "--concurrency", "1")
+    limits = ("--max-tokens", "96", "--temperature", "0")  # this model likes white space between the parts of its JSON
+    common = ("batch", str(folder / "in.jsonl"), "--id", "rows", *limits, "--json", "--concurrency", "1")
     schema = ("--schema", json.dumps(SCHEMA))
-    first = shell.ok(*common, "-o", str(folder / "1.jsonl"), "-t", "{text} Is this happy or sad?", *schema).data
+    first = shell.ok(
+        *common, "-o", str(folder / "1.jsonl"), "-t", "{text} Is this happy or sad?", *schema, timeout=1500
+    ).data
     answers = rows_of(folder / "1.jsonl")
     assert sorted(answers) == sorted(f"p{row}" for row in range(number))
     moods = [json.loads(body["choices"][0]["message"]["content"])["mood"] for body in answers.values()]
@@ -56,7 +64,7 @@ def two_passes(shell: Shell, folder: Path, number: int) -> None:
     asked = asked[: number + number // 5]
     (folder / "again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     again = ("batch", str(folder / "again.jsonl"), *common[2:], "--choice", "yes,no", "-t", "{text} Is there a cat?")
-    second = shell.ok(*again, "--order", "prefix", "-o", str(folder / "2.jsonl")).data
+    second = shell.ok(*again, "--order", "prefix", "-o", str(folder / "2.jsonl"), timeout=1500).data
     texts = {body["choices"][0]["message"]["content"] for body in rows_of(folder / "2.jsonl").values()}
     assert texts <= {"yes", "no"}
     assert second["cached_tokens"] > second["prompt_tokens"] / 3
@@ -67,7 +75,7 @@ def test_ten_rows_with_a_schema(shell: Shell, live: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_two_hundred_rows_with_a_schema(shell: Shell, live: dict[str, Any], tmp_path: Path) -> None:
     two_passes(shell, tmp_path, 200)
 

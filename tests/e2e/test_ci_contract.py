@@ -214,13 +214,22 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> set[str]:
 
 
 #: Headings that are no command's name.
-EXTRA = {"error", "share list", "share --public", "share --rotate-key", "share --revoke", "status --url"}
+EXTRA = {
+    "error",
+    "bench --compare",
+    "share list",
+    "share --public",
+    "share --rotate-key",
+    "share --revoke",
+    "status --url",
+}
 
 
 def test_the_page_tells_of_every_command_and_of_no_other() -> None:
     assert set(SECTIONS) == commands(get_command(app)) | EXTRA
 
 
+OUT = ("-o", "bench.json")
 #: Commands that succeed while one deployment is live, and under which heading the page has them.
 SUCCESSES = [
     ("plan", ("plan", "openai/gpt-oss-20b", "--no-check")),
@@ -237,6 +246,8 @@ SUCCESSES = [
     ("env", ("env", NAME)),
     ("snippet", ("snippet", NAME, "--for", "curl")),
     ("batch", ("batch", "rows.txt", "--id", NAME, "--max-tokens", "2")),
+    ("bench", ("bench", NAME, "-c", "1", "--requests", "2", "--prompt-tokens", "64", "--output-tokens", "2", *OUT)),
+    ("bench --compare", ("bench", "--compare", "bench.json", "bench.json")),
     ("logs", ("logs", NAME, "--tail", "1")),
     ("status", ("status",)),
     ("status", ("status", NAME)),

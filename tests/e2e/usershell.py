@@ -71,7 +71,7 @@ class Shell:
                     stream.close()
             process.wait()
 
-    def run(self, *argv: str, stdin: str = "", env: dict[str, str] | None = None) -> Done:
+    def run(self, *argv: str, stdin: str = "", env: dict[str, str] | None = None, timeout: float = 200) -> Done:
         """Runs the command to its end."""
         done = subprocess.run(
             [PROGRAM, *argv],
@@ -80,7 +80,7 @@ class Shell:
             input=stdin,
             text=True,
             capture_output=True,
-            timeout=200,
+            timeout=timeout,
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)

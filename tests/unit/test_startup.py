@@ -37,7 +37,7 @@ def loaded_by(*argv: str) -> tuple[int, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "argv", [("--help",), ("--version",), *((one, "--help") for one in ("up", "query", "batch", "host"))]
+    "argv", [("--help",), ("--version",), *((one, "--help") for one in ("up", "query", "batch", "bench", "host"))]
 )
 def test_help_loads_nothing_heavy(argv: tuple[str, ...]) -> None:
     status, modules = loaded_by(*argv)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -59,7 +60,7 @@ class Answer:
         return self.status in TOO_MUCH or self.code == "timed_out"
 
 
-class _Body(aiohttp.payload.BytesPayload):
+class Body(aiohttp.payload.BytesPayload):
     """A request's body that notes when it is written: what came before was waiting on this side."""
 
     sent = 0.0
@@ -109,21 +110,25 @@ class Sender:
             url = self._urls[path] = URL(f"{self._job.url.rstrip('/')}{path}", encoded=True)
         return url
 
+    def post(self, path: str, body: Body) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Sends ``body``; for whoever reads the answer in pieces. Raises what aiohttp does: see ``failure``."""
+        return self._session.post(
+            self._url(path), data=body, headers=self._headers, allow_redirects=False, proxy=self._proxy
+        )
+
     async def ask(self, request: Request) -> Answer:
         """Sends ``request`` once. Never raises for what the network or the server does."""
-        body = _body(request.body[:-1] + _STREAMED if self._job.stream and request.path == CHAT else request.body)
+        body = body_of(request.body[:-1] + _STREAMED if self._job.stream and request.path == CHAT else request.body)
         began = time.perf_counter()
         try:
             answer = await self._exchange(request, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            answer = _failure(error, self._job.timeout)
+            answer = failure(error, self._job.timeout)
         answer.sent, answer.done = body.sent or began, time.perf_counter()
         return answer
 
-    async def _exchange(self, request: Request, body: _Body) -> Answer:
-        async with self._session.post(
-            self._url(request.path), data=body, headers=self._headers, allow_redirects=False, proxy=self._proxy
-        ) as response:
+    async def _exchange(self, request: Request, body: Body) -> Answer:
+        async with self.post(request.path, body) as response:
             content = await response.read()
             headers = response.headers
             if response.status != 200:
@@ -138,14 +143,15 @@ class Sender:
             return understood(content, headers.get("x-request-id", ""), streamed=streamed)
 
 
-def _body(data: bytes) -> _Body:
+def body_of(data: bytes) -> Body:
+    """``data``, JSON, as a body to be sent."""
     if len(data) <= aiohttp.payload.TOO_LARGE_BYTES_BODY:
-        return _Body(data, content_type="application/json")
+        return Body(data, content_type="application/json")
     import warnings
 
     with warnings.catch_warnings():  # a body beyond 1 MiB is written in one go: a moment's hold-up, and meant
         warnings.simplefilter("ignore", ResourceWarning)
-        return _Body(data, content_type="application/json")
+        return Body(data, content_type="application/json")
 
 
 def understood(content: bytes, request_id: str, *, streamed: bool) -> Answer:
@@ -172,8 +178,8 @@ def _broken(error: BrokenStream, request_id: str) -> Answer:
     return Answer(0, b"", request_id, "cut_off", str(error), again=True)
 
 
-def _failure(error: Exception, timeout: float) -> Answer:
-    """No message holds an address: that of a signed URL is a credential."""
+def failure(error: Exception, timeout: float) -> Answer:
+    """What an attempt amounts to that broke. No message holds an address: that of a signed URL is a credential."""
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         return Answer(0, b"", code="timed_out", message=f"no byte for {timeout:g} s", again=True)
     if isinstance(error, aiohttp.InvalidURL):

@@ -8,6 +8,7 @@ import typer
 
 from gpuserve.cli import (
     batch,
+    bench,
     cachecheck,
     chat,
     connect,
@@ -60,7 +61,7 @@ def _root(
 
 
 _MODULES = (
-    *(up, wait, query, chat, batch, cachecheck, connect, env, snippet, logs, status, share, extend),
+    *(up, wait, query, chat, batch, bench, cachecheck, connect, env, snippet, logs, status, share, extend),
     *(execute, cp, down, reap, plan, models, doctor),
 )
 for module in _MODULES:
