@@ -83,16 +83,16 @@ class BatchOptions(TypedDict, total=False):
 
 
 def batch(
-    rows: str | Path | Iterable[Mapping[str, Any]],
+    rows: str | Path | Iterable[Mapping[str, Any] | str],
     output: str | Path,
     to: Live | Endpoint | str | None = None,
     **options: Unpack[BatchOptions],
 ) -> Batch:
     """Asks a model all of ``rows`` and appends the answers to ``output``; the same call goes on where it stopped.
 
-    ``rows`` are a file as the command takes it, or mappings: whole requests of an OpenAI batch, or the fields of the
-    template, with a ``custom_id`` or ``id`` where they aren't to be named by their line. ``to`` is what is asked: what
-    ``up`` returned, an endpoint, the name of a deployment, or None for the only one that is live.
+    ``rows`` are a file as the command takes it, or texts, or mappings: whole requests of an OpenAI batch, or the fields
+    of the template, with a ``custom_id`` or ``id`` where they aren't to be named by their line. ``to`` is whom to ask:
+    what ``up`` returned, an endpoint, the name of a deployment, or None for the only one that is live.
 
     Raises:
         GpuserveError: as the command of that name. Rows that failed raise nothing: see ``Batch.summary``.

@@ -99,6 +99,9 @@ def test_a_template_fills_names_only() -> None:
         (openai_row(""), "custom_id"),
         (openai_row(method="GET"), "method"),
         (openai_row(url="https://elsewhere/v1/x"), "url"),
+        (openai_row(url="/v1/../toolbox/x"), "url"),
+        (openai_row(url="/v1/%2e%2e/x"), "url"),
+        (openai_row(url="/v1/chat/completions?x=1"), "url"),
         (openai_row(body=None), "no body"),
         (openai_row(body={"messages": "hi"}), "no messages"),
         (openai_row(body={"messages": [], "stream": True}), "streamed"),
@@ -120,6 +123,7 @@ def test_rows_in_simple_formats_are_named_too(tmp_path: Path) -> None:
     assert "line 2: it is no UTF-8" in problems(make_source(tmp_path, "in.txt", b"a\n\xff\n"))
     assert "line 2: it is no UTF-8" in problems(make_source(tmp_path, "in.csv", b"text\n\xff\n"))
     assert "line 1: it has no prompt" in problems(make_source(tmp_path, "in.jsonl", '{"question": "a"}\n'))
+    assert "two columns named 'text'" in problems(make_source(tmp_path, "in.csv", "text,id,text\na,b,c\n"))
     assert "line 2: no valid CSV" in problems(make_source(tmp_path, "in.csv", 'text\n"a\n'))
     assert "holds no rows" in problems(make_source(tmp_path, "in.txt", "\n"))
 
@@ -161,6 +165,8 @@ def test_what_begins_alike_is_sorted_together() -> None:
     bodies = [shared + b"1", other + b"1", shared + b"2" * 600, other + b"2" * 600, b"c"]
     runs = [first for first, _ in groupby(body[:1] for body in sorted(bodies, key=prefix_key))]
     assert len(runs) == len(set(runs)) == 3
+    short = [b"x" * 300 + tail * 9 for tail in (b"1", b"2")]
+    assert prefix_key(short[0])[:16] == prefix_key(short[1])[:16] != prefix_key(other)[:16]
     assert prefix_key(shared) != prefix_key(shared + b"1")  # what is longer than a block is told apart, too
 
 

@@ -164,7 +164,6 @@ def test_each_engine_is_asked_in_its_own_way(
         (said('{"n": "seven"}'), "not JSON of the schema: $.n: 'seven' is not of type 'integer'"),
         (said("I can't answer that."), "not JSON of the schema: it is no JSON"),
         (said('{"n": 7', "length"), "cut at the limit of tokens"),
-        (said('{"n": 7}', "length"), "cut at the limit of tokens"),
         (stream(delta(refusal="No."), delta("stop")), "the model refused: No."),
         (stream(delta(reasoning='{"n": 7}'), delta("length")), "on reasoning and gave no answer"),
         (stream(delta(content=""), delta("stop")), "gave no answer"),
@@ -176,6 +175,25 @@ def test_an_answer_of_another_form_is_an_error_and_stdout_stays_empty(reply: Rep
     status, out, err, _ = asked("vllm", reply, "Tell", "--schema", json.dumps(SCHEMA))
     assert (status, out) == (15, "")
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "status"),
+    [
+        (("--schema", json.dumps(SCHEMA)), '{"n": 7}', 0),
+        (("--schema", '{"type": "integer"}'), "7", 15),
+        (("--schema", '{"type": "integer"}'), "7\n", 0),
+        (("--choice", "yes,no"), "no", 0),
+        (("--choice", "no,nobody"), "no", 15),
+        (("--regex", "[ab]+"), "ab", 15),
+    ],
+)
+def test_an_answer_that_ends_where_the_limit_falls_is_whole_if_nothing_could_follow(
+    form: tuple[str, ...], content: str, status: int, asked: Asked
+) -> None:
+    told, _, err, _ = asked("vllm", said(content, "length"), "Tell", *form)
+    assert told == status
+    assert ("cut at the limit of tokens" in err) == bool(status)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +297,7 @@ def test_sglangs_own_route_is_asked_as_the_guide_does(
 
 def test_sglangs_own_route_tells_a_cut_as_well(asked: Asked) -> None:
     reply = as_json({"text": "a", "meta_info": {"finish_reason": {"type": "length", "length": 1}}})
-    assert asked("sglang", reply, "The best", "--raw", "--choice", "a,b")[0] == 15
+    assert asked("sglang", reply, "The best", "--raw", "--choice", "a,ab")[0] == 15
 
 
 # ---- statistics

@@ -32,7 +32,7 @@ class Answer:
         if not self.ok:
             raise EngineError(f"{self.custom_id} failed: {self.error}", hint="ask again with retry_failed=True")
         choices = self.body.get("choices")
-        content = choices[0].get("message", choices[0]).get("content") if choices else None
+        content = _said(choices[0]) if choices else None
         if not isinstance(content, str):
             raise EngineError(f"the answer to {self.custom_id} holds no text")
         return content
@@ -62,6 +62,12 @@ class Batch:
         with self.output.open("rb") as file:
             for line in file:
                 yield _answer(json.loads(line))
+
+
+def _said(choice: Mapping[str, Any]) -> object:
+    """The text of a chat's answer, or of a completion."""
+    message = choice.get("message")
+    return message.get("content") if isinstance(message, Mapping) else choice.get("text")
 
 
 def _answer(row: dict[str, Any]) -> Answer:

@@ -15,8 +15,9 @@ from itertools import islice
 from gpuserve.bulk.rows import Place
 from gpuserve.errors import Conflict
 
-#: Bytes of a prompt by which rows are told to share a prefix, and how many such steps are looked at.
-BLOCK, BLOCKS = 512, 32
+#: The steps by which rows are told to share a prefix, in bytes of the conversation: fine ones (an engine's cache works
+#: by 16 tokens or so), then coarse ones.
+STEPS = (*range(64, 1024, 64), *range(1024, 16384 + 1, 512))
 _CHUNK = 512
 
 _TABLES = """
@@ -31,11 +32,14 @@ WHERE output.at IS NULL ORDER BY
 
 
 def prefix_key(body: bytes) -> bytes:
-    """A key that sorts together what begins alike: check sums of the first 512 bytes, of the first 1024, and so on."""
-    sums, running = bytearray(), 0
-    for at in range(0, min(len(body), BLOCK * BLOCKS), BLOCK):
-        running = zlib.crc32(body[at : at + BLOCK], running)
+    """A key that sorts together what begins alike: check sums of the first 64 bytes, of the first 128, and so on."""
+    sums, running, at = bytearray(), 0, 0
+    for end in STEPS:
+        running = zlib.crc32(body[at:end], running)
         sums += running.to_bytes(4, "big")
+        at = end
+        if at >= len(body):
+            break
     return bytes(sums)
 
 
@@ -98,6 +102,15 @@ class Index:
     def failures(self) -> int:
         """How many of the answers are errors."""
         return self._number("SELECT count(*) FROM output WHERE NOT ok")
+
+    def success(self, one: bytes) -> bool | None:
+        """Whether a row's answer succeeded; None if it has none."""
+        row = self._base.execute("SELECT ok FROM output WHERE id = ?", (one,)).fetchone()
+        return bool(row[0]) if row else None
+
+    def forget(self, one: bytes) -> None:
+        """Forgets a row's answer."""
+        self._base.execute("DELETE FROM output WHERE id = ?", (one,))
 
     def drop_failures(self) -> None:
         """Forgets the answers that are errors; the places of the others are no longer right then."""

@@ -30,7 +30,7 @@ class OutputFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.resolve()  # what is rewritten takes the place of the file, not of a link to it
         self.mended = 0
         """Bytes of a half-written end that were cut off."""
         self._side = path.with_name(f".{path.name}.new")
@@ -48,6 +48,8 @@ class OutputFile:
 
     def _open(self) -> int:
         """The file, locked. Another run may just have replaced it: then the lock is on a file that is gone."""
+        if self.path.exists() and not self.path.is_file():
+            raise UsageError(f"{self.path} is no file that answers could be kept in", hint="name one with -o")
         while True:
             try:
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -60,6 +62,9 @@ class OutputFile:
                 raise Conflict(
                     f"another run is writing {self.path}", hint="wait for it, or name another file with -o"
                 ) from error
+            except OSError as error:  # a file system without locks
+                os.close(fd)
+                raise _unwritable(self.path, error) from error
             with suppress(FileNotFoundError):
                 if os.fstat(fd).st_ino == self.path.stat().st_ino:
                     return fd
@@ -75,7 +80,7 @@ class OutputFile:
                 raise _foreign(self.path, broken)
             if good:
                 whole = at + len(line)
-            elif not _torn(line):
+            elif not (_torn(line) or (whole and line.startswith(b"\0"))):  # a lost block, and what came behind it
                 raise _foreign(self.path, number)
             else:
                 broken = broken or number

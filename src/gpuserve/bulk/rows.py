@@ -24,6 +24,8 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "c
 # ``{name}`` is a field; doubled braces are braces; what holds anything else, such as JSON, stands as it is.
 _FIELD = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w .-]*)\}")
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+# An address beside the API, such as the toolbox's, is none that a row of somebody's may ask with our credential.
+_ROUTE = re.compile(r"/v1(/[A-Za-z0-9_-]+)+")
 #: What a row without a template may call its question.
 _QUESTIONS = ("prompt", "text")
 #: Letters of a custom_id, and bytes of one field of a CSV file, at most.
@@ -70,7 +72,7 @@ class Source:
             self._file: BinaryIO = Path(job.source).open("rb")  # noqa: SIM115  # closed by close()
         except OSError as error:
             raise UsageError(f"can't read {job.source}: {error.strerror}", hint="gpuserve batch INPUT.jsonl") from error
-        self.form = job.form or self._guess()
+        self.form = job.form or guess(Path(job.source))
         self._columns: list[str] = []
         if self.form == "openai" and (job.template or job.system):
             self.close()
@@ -81,18 +83,6 @@ class Source:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-    def _guess(self) -> str:
-        form = _SUFFIXES.get(Path(self._job.source).suffix.lower(), "text")
-        if form != "jsonl":
-            return form
-        with Path(self._job.source).open("rb") as file:
-            first = next((line for line in file if line.strip()), b"")
-        try:
-            content = json.loads(first.removeprefix(_BOM))
-        except (ValueError, RecursionError):
-            return "jsonl"  # what is wrong with it is told by line
-        return "openai" if isinstance(content, dict) and isinstance(content.get("body"), dict) else "jsonl"
 
     def places(self) -> Iterator[tuple[Place, bytes]]:
         """Every row that isn't blank, and its bytes.
@@ -120,7 +110,7 @@ class Source:
                 yield data.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
 
         reader = csv.reader(feed(), delimiter="\t" if self.form == "tsv" else ",", strict=True)
-        at, line = 0, 1
+        self._columns, at, line = [], 0, 1
         try:
             for fields in reader:
                 data = b"".join(taken)
@@ -129,7 +119,7 @@ class Source:
                     if self._columns:
                         yield Place(line, at, len(data)), data
                     else:
-                        self._columns = [name.strip() for name in fields]
+                        self._columns = _named_once(self._job.source, [name.strip() for name in fields])
                 at, line = at + len(data), line + data.count(b"\n")
         except csv.Error as error:
             raise UsageError(f"{self._job.source}, line {line}: no valid CSV: {error}") from error
@@ -154,8 +144,8 @@ class Source:
             raise BadRow("it has no custom_id" if custom_id is None else "its custom_id is no text")
         if row.get("method", "POST") != "POST":
             raise BadRow(f"its method is {row['method']!r}, and not POST")
-        if not isinstance(path, str) or not path.startswith("/v1/"):
-            raise BadRow(f"its url {path!r} doesn't begin with /v1/")
+        if not isinstance(path, str) or not _ROUTE.fullmatch(path):
+            raise BadRow(f"its url {path!r} is no route below /v1/")
         if not isinstance(body, dict):
             raise BadRow("it has no body")
         if body.get("stream"):
@@ -208,6 +198,31 @@ class Source:
         except (ValueError, RecursionError) as error:
             raise BadRow(f"it can't be sent as JSON: {error}") from error
         return Request(custom_id, path, encoded)
+
+
+def guess(path: Path, kind: str = "") -> str:
+    """The format of a file, by its name or as ``kind`` has it ("jsonl"); whether JSONL is OpenAI's, by its first line.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    form = kind or _SUFFIXES.get(path.suffix.lower(), "text")
+    if form != "jsonl":
+        return form
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    try:
+        content = json.loads(first.removeprefix(_BOM))
+    except (ValueError, RecursionError):
+        return "jsonl"  # what is wrong with it is told by line
+    return "openai" if isinstance(content, dict) and isinstance(content.get("body"), dict) else "jsonl"
+
+
+def _named_once(source: str, columns: list[str]) -> list[str]:
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise UsageError(f"{source} has two columns named {twice[0]!r}", hint="name each column otherwise")
+    return columns
 
 
 def rendered(template: str, row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,19 @@ from gpuserve.bulk.job import MOST, Job
 from gpuserve.bulk.output import OutputFile, answer_line, error_line, with_fault
 from gpuserve.bulk.pace import Limiter, pause
 from gpuserve.bulk.prepare import prepare, put_in_order
-from gpuserve.bulk.rows import Place, Request, Source
-from gpuserve.bulk.send import Answer, Sender, error_words, was_cut_short
-from gpuserve.bulk.tally import Tally
-from gpuserve.errors import GpuserveError, Interrupted, NetworkError, NotAuthenticated, TimedOut
+from gpuserve.bulk.rows import BadRow, Place, Request, Source
+from gpuserve.bulk.send import Answer, Sender, error_words
+from gpuserve.bulk.tally import Tally, was_cut_short
+from gpuserve.errors import Conflict, GpuserveError, Interrupted, NetworkError, NotAuthenticated, TimedOut
 
 #: Seconds between two reports, between two looks at how late the event loop is, and over which rates are taken.
 REPORT_EVERY, BEAT, LATELY = 1.0, 0.1, 30.0
 #: What no row can help: a judge turns a status and the server's words into the error that ends the run, or None.
 Judge = Callable[[int, bytes], GpuserveError | None]
-#: From a request's body and its answer to what is wrong with the answer; "" for nothing.
-Check = Callable[[bytes, Mapping[str, Any]], str]
+#: From a request's body and its answer to what is wrong with the answer; "" for nothing, None if no form was asked for.
+Check = Callable[[bytes, Mapping[str, Any]], str | None]
+#: Signals that stop a run.
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 #: File descriptors for everything but connections.
 _SPARE_FILES = 64
 #: New objects after which the collector of cycles looks, while requests are sent; Python's own figure is 700.
@@ -43,9 +46,8 @@ def refused(status: int, _: bytes) -> GpuserveError | None:
     return None
 
 
-def anything(_body: bytes, _answer: Mapping[str, Any]) -> str:
+def anything(_body: bytes, _answer: Mapping[str, Any]) -> None:
     """The check where no form of answer was asked for."""
-    return ""
 
 
 def run(job: Job, *, emit: Emit = ignore, judge: Judge = refused, check: Check = anything) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def run(job: Job, *, emit: Emit = ignore, judge: Judge = refused, check: Check =
     An answer that ``check`` finds a fault with is a failed row.
 
     SIGINT and SIGTERM, in the main thread, stop the sending and wait for what is in flight; a second one ends at once.
+    Where a loop of asyncio runs already, as in a notebook, the run has a thread of its own, and Ctrl-C does the same.
 
     Raises:
         UsageError: the input isn't valid; nothing was sent.
@@ -61,11 +64,33 @@ def run(job: Job, *, emit: Emit = ignore, judge: Judge = refused, check: Check =
         Interrupted: by a signal; all answers that came are kept.
         NetworkError, TimedOut, NotAuthenticated: the endpoint is gone for all rows; they stay unanswered.
     """
+    halt = threading.Event()
+    if not _loop_runs_here():
+        return _run(job, (emit, judge, check), halt)
+    with ThreadPoolExecutor(1, "gpuserve-batch") as pool:  # a notebook's loop has this thread, and can't wait for ours
+        running = pool.submit(_run, job, (emit, judge, check), halt)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            halt.set()
+            return running.result()
+
+
+def _loop_runs_here() -> bool:
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return True
+    return False
+
+
+def _run(job: Job, calls: tuple[Emit, Judge, Check], halt: threading.Event) -> dict[str, Any]:
+    """The run in the thread in which it is called; ``halt`` is for others what SIGINT is for the main one."""
+    emit = calls[0]
     with closing(Source(job)) as source:
         with closing(OutputFile(Path(job.output))) as output, closing(Index()) as index:
             tally = prepare(job, source, output, index, emit)
             if tally.left:
-                _Run(job, source, output, index, tally, (emit, judge, check)).go()
+                _Run(job, source, output, index, tally, calls, halt).go()
         if job.output_order == "input":
             put_in_order(job, source, emit)
     return {"output": job.output, **tally.summary()}
@@ -82,8 +107,10 @@ class _Run:
         index: Index,
         tally: Tally,
         calls: tuple[Emit, Judge, Check],
+        halt: threading.Event,
     ) -> None:
         self._job, self._source, self._output, self._tally = job, source, output, tally
+        self._halt = halt
         self._emit, self._judge, self._check = calls
         self._places: Iterator[Place] = index.pending(by_prefix=job.order == "prefix")
         most = most_connections(job.concurrency or MOST)
@@ -97,7 +124,7 @@ class _Run:
         """Sends what is left."""
         self._tally.start()
         try:
-            with rare_collection():
+            with rare_collection(), same_handlers():
                 asyncio.run(self._all())
         except BaseExceptionGroup as group:
             raise _first(group) from group
@@ -107,7 +134,7 @@ class _Run:
         finally:
             self._tally.stop()
             self._emit(self._progress())
-        if self._signals:
+        if self._signals and self._tally.left:
             raise Interrupted(
                 f"stopped: {self._tally.answered + self._tally.failed} rows are done, {self._tally.left} are left",
                 hint="the same command goes on where it stopped",
@@ -130,15 +157,18 @@ class _Run:
         assert task is not None
 
         def stop() -> None:
-            self._signals += 1
-            if self._signals == 1:
-                self._stop.set()
-                self._emit(Draining(self._tally.in_flight))
-            else:
+            if self._signals:
                 task.cancel()
+            self._drain()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.add_signal_handler(number, stop)
+
+    def _drain(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stop.set()
+            self._emit(Draining(self._tally.in_flight))
 
     def _staff(self) -> None:
         """Brings the number of workers up to the limit; those that are too many end by themselves."""
@@ -162,7 +192,7 @@ class _Run:
     async def _answer(self, place: Place) -> None:
         """Sees one row through all its attempts."""
         began, attempt, tally = time.perf_counter(), 0, self._tally
-        request = self._source.read(place)
+        request = self._read(place)
         while True:
             attempt += 1
             tally.in_flight += 1
@@ -181,6 +211,16 @@ class _Run:
             tally.retries += 1
             if await self._stopped_within(pause(attempt, answer.wait)):
                 return  # it stays unanswered, and is the next run's
+
+    def _read(self, place: Place) -> Request:
+        with suppress(BadRow):
+            request = self._source.read(place)
+            if request.ask() == place.ask:
+                return request
+        raise Conflict(
+            f"line {place.line} of {self._job.source} was changed while the batch ran",
+            hint="what was answered is kept; an input that asks the same goes on with the same command",
+        )
 
     def _time(self, asked: float, answer: Answer) -> None:
         self._tally.queued.add(answer.sent - asked)
@@ -202,7 +242,7 @@ class _Run:
             tally.answered += not fault
             tally.failed += bool(fault)
             tally.count_usage(answer.content.get("usage"))
-            tally.cut_short += was_cut_short(answer.content)
+            tally.cut_short += fault != "" and was_cut_short(answer.content)
             self._last_success = answer.done
             self._limiter.answered(answer.done)
             return
@@ -238,6 +278,8 @@ class _Run:
             await asyncio.sleep(due - time.perf_counter())
             now = time.perf_counter()
             self._tally.lag.add(now - due)
+            if self._halt.is_set() and not self._signals:
+                self._drain()
             if now - reported >= REPORT_EVERY:
                 reported = now
                 self._emit(self._progress())
@@ -268,6 +310,21 @@ class _Run:
             prompt_tokens_per_second=prompt,
             completion_tokens_per_second=completion,
         )
+
+
+@contextmanager
+def same_handlers() -> Iterator[None]:
+    """Gives the caller's handlers of signals back: an event loop leaves the system's in the place of what it took."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it was set by something that isn't Python
+                signal.signal(number, handler)
 
 
 @contextmanager

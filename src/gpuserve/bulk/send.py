@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,6 +30,9 @@ CONNECT_TIMEOUT = 10.0
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 #: Those that say that it was too much.
 TOO_MUCH = frozenset({429, 503, 529})
+
+#: What an answer holds: of chat and completions, of embeddings and their like, of responses.
+_ANSWERS = frozenset({"choices", "data", "results", "output"})
 
 _STREAMED = b',"stream":true,"stream_options":{"include_usage":true}}'
 
@@ -164,7 +166,9 @@ def understood(content: bytes, request_id: str, *, streamed: bool) -> Answer:
         decoded = None
     if not isinstance(decoded, dict):
         return Answer(0, b"", request_id, "no_json", "the server answered with something that is no JSON", again=True)
-    body = json.dumps(decoded, separators=(",", ":")).encode() if streamed else content
+    if isinstance(decoded.get("error"), dict) and not _ANSWERS & decoded.keys():
+        return _broken(BrokenStream("the server answered with an error and status 200", decoded["error"]), request_id)
+    body = json.dumps(decoded, separators=(",", ":")).encode() if streamed or not _plain(content) else content
     found = decoded.get("id")
     return Answer(200, body, request_id or (found if isinstance(found, str) else ""), content=decoded)
 
@@ -201,15 +205,12 @@ def _proxy_for(url: URL) -> str | None:
 def error_words(body: bytes) -> bytes:
     """``body`` as JSON: itself if it is that, else an error object with its first words."""
     try:
-        json.loads(body)
+        decoded = json.loads(body)
     except (ValueError, RecursionError):
         return json.dumps({"error": {"message": body[:2000].decode("utf-8", errors="replace")}}).encode()
-    return body
+    return body if _plain(body) else json.dumps(decoded).encode()
 
 
-def was_cut_short(content: Mapping[str, Any]) -> bool:
-    """Whether the most tokens that were allowed ended the answer."""
-    choices = content.get("choices")
-    return isinstance(choices, list) and any(
-        isinstance(one, dict) and one.get("finish_reason") == "length" for one in choices
-    )
+def _plain(body: bytes) -> bool:
+    """Whether JSON is UTF-8 without a mark of its byte order, so that it can stand in a line of others."""
+    return not body.startswith(b"\xef\xbb\xbf") and b"\0" not in body

@@ -86,12 +86,12 @@ class Tally:
         return self.rows - self.before - self.answered - self.failed
 
     def count_usage(self, usage: object) -> None:
-        """Adds an answer's ``usage``, as the OpenAI API writes it."""
+        """Adds an answer's ``usage``, as the OpenAI API writes it; /v1/responses has other names for the same."""
         if not isinstance(usage, Mapping):
             return
-        self.prompt += _count(usage.get("prompt_tokens"))
-        self.completion += _count(usage.get("completion_tokens"))
-        details = usage.get("prompt_tokens_details")
+        self.prompt += _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+        self.completion += _count(usage.get("completion_tokens", usage.get("output_tokens")))
+        details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
         if isinstance(details, Mapping) and isinstance(details.get("cached_tokens"), int):
             self.cached = (self.cached or 0) + _count(details["cached_tokens"])
 
@@ -133,3 +133,13 @@ def _count(value: object) -> int:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def was_cut_short(content: Mapping[str, Any]) -> bool:
+    """Whether the most tokens that were allowed ended the answer."""
+    choices = content.get("choices")
+    if content.get("status") == "incomplete":  # as /v1/responses says it
+        return True
+    return isinstance(choices, list) and any(
+        isinstance(one, dict) and one.get("finish_reason") == "length" for one in choices
+    )

@@ -53,13 +53,22 @@ class Constraint:
         Raises:
             BadReply: it is cut, a refusal, empty, or something else; each with its own words.
         """
-        check_whole(reply)
+        if not self._whole_all_the_same(reply):
+            check_whole(reply)
         if reply.refusal:
             raise BadReply(f"the model refused: {_short(reply.refusal)}", hint="ask otherwise", reply=reply.refusal)
         if not reply.content:
             raise BadReply("the model gave no answer", hint=_LOOK, reply=reply.content)
         if why := self._fault(reply.content):
             raise BadReply(f"the answer is not {why}", hint=_LOOK, reply=reply.content)
+
+    def _whole_all_the_same(self, reply: ChatReply) -> bool:
+        """Whether the limit of tokens fell behind the answer's last one: it has the form, and nothing could follow."""
+        if reply.finish_reason != "length" or not reply.content or self._fault(reply.content):
+            return False
+        if self.kind == "choice":
+            return not any(other.startswith(reply.content) for other in self.choices if other != reply.content)
+        return self.kind == "schema" and not reply.content[-1].isdigit()  # of all JSON only a number might go on
 
     def _fault(self, text: str) -> str:
         if self.kind == "schema":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuserve.bulk.events import Said
 from gpuserve.bulk.job import MOST, START, Job
+from gpuserve.bulk.rows import guess
 from gpuserve.client import constraints
 from gpuserve.client.faults import fault_error, read_fault
 from gpuserve.client.transport import request_headers
@@ -78,7 +79,7 @@ def make_job(request: BatchRequest, endpoint: Endpoint, extra: Mapping[str, obje
     if request.temperature is not None:
         defaults["temperature"] = request.temperature
     target = Path(request.target).absolute()
-    if target == Path(request.source).absolute():
+    if target.exists() and Path(request.source).exists() and target.samefile(request.source):
         raise UsageError("the output can't be the input", hint="name another file with -o")
     if not target.parent.is_dir():
         raise UsageError(f"there is no directory {target.parent} for the output", hint="make it, or choose with -o")
@@ -208,13 +209,14 @@ def at_hand(request: BatchRequest) -> Iterator[BatchRequest]:
     with tempfile.NamedTemporaryFile(prefix="gpuserve-batch-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
-        form = request.form or ("jsonl" if _begins_with_brace(Path(file.name)) else "text")
-        yield replace(request, source=file.name, output=target, form="" if form == "jsonl" else form)
+        path = Path(file.name)
+        form = request.form or guess(path, "jsonl" if _begins_with_brace(path) else "text")
+        yield replace(request, source=file.name, output=target, form=form)
 
 
 def _begins_with_brace(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(4096).lstrip()[:1] == b"{"
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 
 def check_concurrency(text: str) -> int:
@@ -231,7 +233,7 @@ def check_concurrency(text: str) -> int:
 
 
 def run_for_api(
-    rows: str | Path | Iterable[Mapping[str, Any]],
+    rows: str | Path | Iterable[Mapping[str, Any] | str],
     output: Path,
     to: Deployment | Endpoint | str | None,
     options: dict[str, Any],
@@ -260,12 +262,12 @@ def run_for_api(
 
 
 @contextmanager
-def _as_file(rows: str | Path | Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _as_file(rows: str | Path | Iterable[Mapping[str, Any] | str]) -> Iterator[str]:
     if isinstance(rows, (str, Path)):
         yield str(rows)
         return
     with tempfile.NamedTemporaryFile("w", prefix="gpuserve-batch-", suffix=".jsonl", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(dict(row)) + "\n")
+            file.write(json.dumps(row if isinstance(row, str) else dict(row)) + "\n")
         file.flush()
         yield file.name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpuserve.bulk.output import succeeded, with_fault
+from gpuserve.bulk.tally import was_cut_short
 from gpuserve.client.constraints import Constraint
 from gpuserve.client.reply import Assembler, ChatReply
 from gpuserve.errors import BadReply, EngineError, UsageError
@@ -37,8 +39,8 @@ def check_of(constraint: Constraint, body: Mapping[str, object]) -> Check:
     """The check of answers to requests that say ``body``; a row that asked for a form of its own is left alone."""
     said = [json.dumps({name: value}, separators=(",", ":"))[1:-1].encode() for name, value in body.items()]
 
-    def check(request: bytes, content: Mapping[str, Any]) -> str:
-        return _fault(constraint, content) if all(part in request for part in said) else ""
+    def check(request: bytes, content: Mapping[str, Any]) -> str | None:
+        return _fault(constraint, content) if all(part in request for part in said) else None
 
     return check
 
@@ -57,23 +59,39 @@ def _reply(content: Mapping[str, Any]) -> ChatReply:
     return assembler.reply(streamed=False)
 
 
-def checked_lines(chunks: Iterable[bytes], constraint: Constraint, found: list[str]) -> Iterator[bytes]:
-    """An output's lines as they come from elsewhere; an answer without the form becomes a failed row.
-
-    ``found`` takes the ``custom_id`` of each such row.
-    """
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """An output's lines as it comes from elsewhere; half a line at its end is none."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield _checked(line + b"\n", constraint, found)
-    if rest:
-        yield rest
+        yield from (line + b"\n" for line in lines)
 
 
-def _checked(line: bytes, constraint: Constraint, found: list[str]) -> bytes:
-    row = json.loads(line)
-    if not succeeded(row) or not (fault := _fault(constraint, row["response"]["body"])):
-        return line
-    found.append(row["custom_id"])
-    return with_fault(line, fault)
+@dataclass(slots=True)
+class Found:
+    """What a check of lines found: answers without the form, and such as have it though the limit of tokens fell."""
+
+    wrong: int = 0
+    whole: int = 0
+
+    def correct(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The summary of a run that checked nothing, as if it had."""
+        now = min(self.wrong, summary["answered"])
+        before = self.wrong - now
+        changes = {"answered": -now, "failed": now, "answered_before": -before, "failed_before": before}
+        told = {**summary, **{name: summary[name] + change for name, change in changes.items()}}
+        return {**told, "cut_short": max(0, summary["cut_short"] - self.whole)}
+
+
+def checked_lines(lines: Iterable[bytes], constraint: Constraint, found: Found) -> Iterator[bytes]:
+    """The same lines, but that an answer without the form is a failed row."""
+    for line in lines:
+        row = json.loads(line)
+        if not succeeded(row):
+            yield line
+        elif fault := _fault(constraint, row["response"]["body"]):
+            found.wrong += 1
+            yield with_fault(line, fault)
+        else:
+            found.whole += was_cut_short(row["response"]["body"])
+            yield line

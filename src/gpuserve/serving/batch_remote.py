@@ -13,6 +13,7 @@ import json
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,15 +22,15 @@ from typing import Any
 from gpuserve.bulk.events import Emit, Progress, Said
 from gpuserve.bulk.index import Index
 from gpuserve.bulk.job import Job
-from gpuserve.bulk.output import OutputFile
+from gpuserve.bulk.output import OutputFile, succeeded
 from gpuserve.bulk.prepare import prepare, put_in_order
-from gpuserve.bulk.rows import Source
+from gpuserve.bulk.rows import Source, id_digest
 from gpuserve.client.constraints import Constraint
 from gpuserve.errors import EngineError, GpuserveError, Interrupted, UsageError
 from gpuserve.records import Deployment
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.workshop import Workshop
-from gpuserve.serving.batch_form import checked_lines
+from gpuserve.serving.batch_form import Found, checked_lines, split_lines
 from gpuserve.serving.context import Context
 
 #: Seconds between two looks at how far it is.
@@ -83,14 +84,27 @@ def _work(
         raise Interrupted(
             "the batch goes on in the sandbox", hint="the same command follows it again and fetches the answers"
         ) from None
-    wrong: list[str] = []
-    chunks = shop.chunks(_OUTPUT)
-    output.replace(chunks if constraint is None else checked_lines(chunks, constraint, wrong))
+    found, lines = Found(), split_lines(shop.chunks(_OUTPUT))
+    output.replace(with_ours(lines if constraint is None else checked_lines(lines, constraint, found), output))
     shop.clear()
     if "error" in result:
         raise _error(result["error"])
-    summary: dict[str, Any] = result["data"]
-    return {**summary, "answered": summary["answered"] - len(wrong), "failed": summary["failed"] + len(wrong)}
+    return found.correct(result["data"])
+
+
+def with_ours(lines: Iterator[bytes], output: OutputFile) -> Iterator[bytes]:
+    """``lines`` from the sandbox, and those of ``output`` that they lack: some may have been asked from here since."""
+    with closing(Index()) as ours:
+        if not ours.add_output(output.answers()):
+            yield from lines
+            return
+        for line in lines:
+            row = json.loads(line)
+            which = id_digest(row["custom_id"])
+            if succeeded(row) or not ours.success(which):
+                ours.forget(which)
+                yield line
+        yield from output.lines(ours.kept(in_order=False, failed=True))
 
 
 def _start(shop: Workshop, deployment: Deployment, job: Job, output: OutputFile, emit: Emit) -> None:
