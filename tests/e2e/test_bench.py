@@ -1,4 +1,4 @@
-"""``gpuserve bench`` against a server whose speed is known, and against the real embedded engine."""
+"""``gpuserve bench`` against a server whose speed is known; at the real embedded engine: ``test_batch_engine.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from e2e.inside import Inside, inside
-from e2e.usershell import Shell, bring_up, eventually
+from e2e.usershell import Shell, eventually
 from fakes.steady import Steady, steady
 from gpuserve import Endpoint
 from gpuserve.bench.measure import measure
@@ -182,22 +182,3 @@ def test_an_endpoint_that_answers_nothing_is_an_error(user: Inside) -> None:
         done = user.run("bench", "--url", server.url, "--model", "m")
     assert done.status == 11, done
     assert "made to fail" in done.err
-
-
-def test_the_embedded_engine(shell: Shell) -> None:
-    made = bring_up(shell, "--name", "fast")
-    try:
-        lengths = ("--prompt-tokens", "64", "--output-tokens", "4", "--requests", "4")
-        done = shell.ok("bench", "fast", "-c", "2", *lengths, "--shared-prefix", "0.7", "--json")
-    finally:
-        shell.run("down", "--all", "--yes")
-    found = done.data
-    assert (found["name"], found["engine"], found["model"]) == ("fast", "llamacpp", made["model"])
-    assert [point["load"]["concurrency"] for point in found["points"]] == [2, 2]
-    for point in found["points"]:
-        assert point["failed"] == 0
-        assert point["output_tokens"] == {"least": 4, "mean": 4.0, "most": 4}
-        assert point["prompt_tokens"]["mean"] == pytest.approx(64, rel=0.05)
-        assert 0 < point["ttft"]["p50"] < point["latency"]["p50"]
-        assert point["output_tokens_per_second"] > 0
-    assert found["points"][1]["cached_share"] > found["points"][0]["cached_share"]
