@@ -18,7 +18,7 @@ from gpuserve import Endpoint
 from gpuserve.bench.measure import measure
 from gpuserve.bench.wanted import Load, Wanted
 
-PREFILL, TOKEN = 0.06, 0.01
+PREFILL, TOKEN = 0.04, 0.005
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def user(shell: Shell) -> Inside:
 
 def bench(user: Inside, server: Steady, *more: str) -> dict[str, Any]:
     """What --json says."""
-    lengths = ("--prompt-tokens", "200", "--output-tokens", "10", "--requests", "16")
+    lengths = ("--prompt-tokens", "200", "--output-tokens", "10", "--requests", "12")
     done = user.ok("bench", "--url", server.url, "--model", "m", *lengths, *more, "--json")
     found: dict[str, Any] = done.data
     return found
@@ -48,7 +48,7 @@ def test_closed_loads_are_full_and_prompts_and_answers_as_long_as_asked(user: In
     one, four = found["points"]
     assert 4 <= stats["most_open"] <= 5  # the last of one point may still be about to be given up
     for point, concurrency in ((one, 1), (four, 4)):
-        assert (point["requests"], point["failed"]) == (16, 0)
+        assert (point["requests"], point["failed"]) == (12, 0)
         assert point["prompt_tokens"] == {"least": 200, "mean": 200.0, "most": 200}
         assert point["output_tokens"] == {"least": 10, "mean": 10.0, "most": 10}
         assert point["ttft"]["p50"] >= PREFILL * 0.9
@@ -61,7 +61,7 @@ def test_closed_loads_are_full_and_prompts_and_answers_as_long_as_asked(user: In
     assert four["output_tokens_per_second"] > 2 * one["output_tokens_per_second"]
     begins = [tuple(seen["words"][:8]) for seen in stats["seen"]]
     assert len(set(begins)) == len(begins)
-    assert len(begins) >= 3 + 3 + 16 + 4 + 16  # the gauging, both warm-ups, what is counted
+    assert len(begins) >= 3 + 3 + 12 + 4 + 12  # the gauging, both warm-ups, what is counted
     assert found["settings"]["outputs_held"] is True
     assert json.loads((tmp_path / "a.json").read_text())["data"] == found
     assert ET.fromstring((tmp_path / "a.svg").read_text()).tag.endswith("svg")
@@ -74,15 +74,17 @@ def test_no_answer_is_good_that_breaks_a_limit(user: Inside, server: Steady) -> 
 
 
 def test_an_open_load_is_timed_from_when_each_request_was_due(user: Inside) -> None:
-    """One at a time takes 0.04 s or more: of 60 a second most wait long, and that they wait counts."""
+    """A server that answers one at a time: of three times as many as it can answer most wait long, and that counts."""
     with steady(prefill=0.02, token=0.002, slots=1) as server:
-        found = bench(user, server, "-c", "1", "--rate", "4,60", "--requests", "24")
-    alone, calm, flooded = found["points"]
+        (alone,) = bench(user, server, "-c", "1")["points"]
+        most = 1 / alone["latency"]["mean"]
+        found = bench(user, server, "--rate", f"{most / 5:.4g},{most * 3:.4g}")
+    calm, flooded = found["points"]
     assert (alone["kept_up"], calm["kept_up"], flooded["kept_up"]) == (None, True, False)
     assert flooded["ttft"]["p50"] > 3 * alone["ttft"]["p50"]
     assert flooded["in_flight"] > 3 * calm["in_flight"]
-    assert flooded["requests_per_second"] < 30
-    assert "doesn't keep up with 60/s" in found["verdict"]
+    assert flooded["requests_per_second"] < 2 * most
+    assert f"doesn't keep up with {flooded['load']['rate']:g}/s" in found["verdict"]
 
 
 def test_what_a_shared_beginning_saves(user: Inside, server: Steady) -> None:
@@ -108,7 +110,7 @@ def test_failures_are_counted_and_told(user: Inside) -> None:
     with steady(prefill=0.01, token=0.001, fail=5) as server:
         found = bench(user, server, "-c", "1")
     (point,) = found["points"]
-    assert 2 <= point["failed"] <= 4
+    assert 2 <= point["failed"] <= 3
     assert "HTTP 500" in found["notes"][-1]
 
 
@@ -118,6 +120,14 @@ def test_the_time_can_be_said_instead_of_the_number(user: Inside, server: Steady
     (point,) = done.data["points"]
     assert point["seconds"] == pytest.approx(1.0, rel=0.5)
     assert point["requests"] > 2
+
+
+def test_what_was_measured_is_told_although_the_file_cannot_be_written(user: Inside, server: Steady) -> None:
+    few = ("--prompt-tokens", "50", "--output-tokens", "2", "--requests", "3", "-c", "1")
+    done = user.run("bench", "--url", server.url, "--model", "m", *few, "-o", "/dev/full")
+    assert done.status == 2
+    assert "out tok/s" in done.out
+    assert "/dev/full can't be written: No space left" in done.err
 
 
 def test_the_price_of_a_million_tokens(server: Steady) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,10 +38,11 @@ class Engine:
         self.slots = asyncio.Semaphore(options.get("slots", 1000))
         self.known: set[tuple[str, ...]] = set()
         self.seen: list[dict[str, Any]] = []
-        self.firsts: list[float] = []  # seconds from a whole request to its first token, on this side
+        self.spans: list[list[float | None]] = []  # of each: its tokens, when it came, the first token went, the end
         self.open = self.most_open = 0
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        came = time.time()
         body = await request.json()
         content = body["messages"][0]["content"]
         words = (content if isinstance(content, str) else " ".join(part["text"] for part in content)).split()
@@ -54,16 +56,19 @@ class Engine:
         self.most_open = max(self.most_open, self.open)
         try:
             async with self.slots:
-                return await self.stream(request, body, words)
+                return await self.stream(request, body, words, came)
         except ConnectionResetError:  # the client has enough
             return web.Response()
         finally:
             self.open -= 1
 
-    async def stream(self, request: web.Request, body: dict[str, Any], words: list[str]) -> web.StreamResponse:
+    async def stream(
+        self, request: web.Request, body: dict[str, Any], words: list[str], came: float
+    ) -> web.StreamResponse:
         loop, cached = asyncio.get_running_loop(), self.cached(words)
-        began = loop.time()
         tokens = body["max_tokens"] if body.get("ignore_eos") else min(self.short, body["max_tokens"])
+        span: list[float | None] = [tokens, came, None, None]
+        self.spans.append(span)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         due = loop.time() + self.prefill * (1 - cached / (len(words) + self.around))
@@ -72,13 +77,14 @@ class Engine:
             due += self.token
             if number == 0:
                 await self.say(response, {"role": "assistant", "content": ""})
-                self.firsts.append(loop.time() - began)
+                span[2] = time.time()
             await self.say(response, {"content": "word "})
         await self.say(response, {}, "length")
         usage = {"prompt_tokens": len(words) + self.around, "completion_tokens": tokens}
         details = {"prompt_tokens_details": {"cached_tokens": cached}}
         await self.write(response, {"choices": [], "usage": {**usage, **details}})
         await response.write(b"data: [DONE]\n\n")
+        span[3] = time.time()
         return response
 
     def cached(self, words: list[str]) -> int:
@@ -95,7 +101,7 @@ class Engine:
         await response.write(f"data: {json.dumps({'id': 'c1', 'model': 'm', **content})}\n\n".encode())
 
     async def stats(self, _: web.Request) -> web.Response:
-        return web.json_response({"seen": self.seen, "most_open": self.most_open, "firsts": self.firsts})
+        return web.json_response({"seen": self.seen, "most_open": self.most_open, "spans": self.spans})
 
 
 async def _serve(options: dict[str, Any]) -> None:
@@ -122,6 +128,7 @@ class Steady:
     """A running server."""
 
     url: str
+    pid: int
 
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/stats") as answer:
@@ -135,7 +142,7 @@ def steady(**options: Any) -> Iterator[Steady]:
     process = subprocess.Popen([sys.executable, __file__, json.dumps(options)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield Steady(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        yield Steady(f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid)
     finally:
         process.kill()
         process.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -75,6 +77,26 @@ def test_rows_from_a_pipe_are_told_apart_as_those_of_a_file(
             batch_at(Endpoint(url=server.url, served_model="m"), request, emit=lambda _: None)
             bodies.append([seen.json()["messages"] for seen in server.requests])
     assert bodies[0] == bodies[1]
+
+
+def test_what_a_shell_gives_as_a_file_may_be_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "63")
+    writer = threading.Thread(target=(tmp_path / "63").write_text, args=("a\nb\n",))
+    writer.start()
+    request = BatchRequest(source=str(tmp_path / "63"), output=str(tmp_path / "out.jsonl"), concurrency=1)
+    with Scripted(as_json(said("yes")), as_json(said("no"))) as server:
+        batch_at(Endpoint(url=server.url, served_model="m"), request, emit=lambda _: None)
+    writer.join()
+    with pytest.raises(UsageError, match="need a name"):
+        _ = BatchRequest(source=str(tmp_path / "63")).target
+
+
+def test_what_was_cut_is_asked_again_with_a_higher_limit(tmp_path: Path) -> None:
+    rows = '{"text": "a"}\n{"text": "b"}\n'
+    asked(tmp_path, rows, said('{"n": 1}'), said('{"n"', "length"), schema=SCHEMA, max_tokens=2)
+    done, bodies = asked(tmp_path, rows, said('{"n": 2}'), schema=SCHEMA, max_tokens=9, retry_failed=True)
+    assert [answer.json["n"] for answer in done] == [1, 2]
+    assert [body["max_tokens"] for body in bodies] == [9]
 
 
 def test_the_api_takes_texts(tmp_path: Path) -> None:

@@ -152,12 +152,13 @@ def test_a_question_is_told_from_every_other(tmp_path: Path) -> None:
     def ask(**more: Any) -> str:
         source = make_source(tmp_path, "in.txt", "a", **more)
         (place,) = [place for place, _ in source.places()]
-        found = source.read(place).ask().hex()
+        found = source.read(place).ask.hex()
         source.close()
         return found
 
     assert ask() == ask()
-    assert len({ask(), ask(system="s"), ask(template="x {text}"), ask(defaults={"max_tokens": 1})}) == 4
+    assert len({ask(), ask(system="s"), ask(template="x {text}"), ask(defaults={"temperature": 1})}) == 4
+    assert ask(defaults={"max_tokens": 1}) == ask()  # a higher limit asks the same
 
 
 def test_what_begins_alike_is_sorted_together() -> None:

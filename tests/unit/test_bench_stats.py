@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuserve.bench.prompts import WORDS, Gauge, Prompts, gauge
@@ -24,6 +24,8 @@ from gpuserve.bench.wanted import Load, Wanted, loads, slo, whole_numbers
 from gpuserve.errors import EngineError, UsageError
 
 TIMES = st.floats(0.001, 100.0)
+#: How busy the machine is says nothing of the figures.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -48,6 +50,7 @@ def shots(draw: st.DrawFn) -> list[Shot]:
     return made
 
 
+@PATIENT
 @given(st.lists(TIMES, min_size=2, max_size=60))
 def test_percentiles_are_those_of_the_standard_library(values: list[float]) -> None:
     cuts = statistics.quantiles(values, n=100, method="inclusive")
@@ -59,6 +62,7 @@ def test_percentiles_are_those_of_the_standard_library(values: list[float]) -> N
     assert found["sd"] == pytest.approx(statistics.stdev(values), rel=1e-3, abs=1e-6)
 
 
+@PATIENT
 @given(st.lists(TIMES, min_size=1, max_size=30), st.floats(0, 1))
 def test_a_percentile_has_its_share_on_either_side(values: list[float], share: float) -> None:
     ordered = sorted(values)
@@ -67,6 +71,7 @@ def test_a_percentile_has_its_share_on_either_side(values: list[float], share: f
     assert sum(value >= found - 1e-9 for value in ordered) >= len(ordered) - 1 - math.floor(share * (len(ordered) - 1))
 
 
+@PATIENT
 @given(shots(), TIMES, TIMES)
 def test_the_figures_of_a_point_are_those_of_brute_force(made: list[Shot], began: float, seconds: float) -> None:
     window = Window(began, began + seconds)
@@ -98,6 +103,7 @@ def test_the_figures_of_a_point_are_those_of_brute_force(made: list[Shot], began
     assert found["goodput"]["requests_per_second"] == pytest.approx(share * ended / window.seconds, rel=1e-3)
 
 
+@PATIENT
 @given(shots())
 def test_a_stricter_limit_is_never_kept_by_more(made: list[Shot]) -> None:
     for shot in made:
@@ -122,6 +128,7 @@ ANSWER = b"".join(
 )
 
 
+@PATIENT
 @given(st.lists(st.integers(1, len(ANSWER) - 1), unique=True, max_size=9))
 def test_a_token_comes_with_the_piece_that_ends_it(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(ANSWER)]
@@ -140,8 +147,11 @@ def test_half_an_answer_and_one_without_its_tokens_are_told() -> None:
         take_apart(Shot(), [(0.0, event({"error": {"message": "no"}}))])
     with pytest.raises(EngineError, match="tokens"):
         take_apart(Shot(), [(0.0, b"\n".join(line for line in ANSWER.split(b"\n") if b"usage" not in line))])
+    with pytest.raises(EngineError, match="tokens"):
+        take_apart(Shot(), [(0.0, ANSWER.replace(b"completion_tokens", b"tokens_out"))])
 
 
+@PATIENT
 @given(st.integers(0, 200), st.integers(1, 3), st.integers(64, 5000))
 def test_a_gauge_gives_back_the_length(around: int, word: int, tokens: int) -> None:
     made = gauge((16, around + 16 * word), (400, around + 400 * word))
@@ -234,6 +244,7 @@ def test_two_runs_are_compared_where_they_have_the_same_points_and_chance_is_tol
         compare(first, {"points": [point(64)]})
 
 
+@PATIENT
 @given(st.floats(1e-6, 1e9))
 def test_an_axis_ends_just_above_what_it_shows(value: float) -> None:
     assert value <= nice(value) * (1 + 1e-9)

@@ -115,7 +115,7 @@ def take_apart(shot: Shot, pieces: list[tuple[float, bytes]]) -> None:
                     shot.times.append(moment)
     if not finished:
         raise Broken("the stream ended before the answer did")
-    if not isinstance(usage, Mapping):
+    if not (isinstance(usage, Mapping) and {"prompt_tokens", "completion_tokens"} <= usage.keys()):
         raise EngineError("the endpoint doesn't tell the tokens of an answer", hint="it must know include_usage")
     shot.prompt, shot.completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
     details = usage.get("prompt_tokens_details")

@@ -44,7 +44,7 @@ def prefix_key(body: bytes) -> bytes:
 
 
 class Index:
-    """The rows of one run. ``id`` and ``ask`` are digests (``rows.id_digest``, ``Request.ask()``).
+    """The rows of one run. ``id`` and ``ask`` are digests (``rows.id_digest``, ``Request.ask``).
 
     Raises:
         Conflict: the directory for temporary files is full.

@@ -58,7 +58,7 @@ def _indexed(
             said = time.monotonic()
             emit(Reading(number))
         prefix = prefix_key(_conversation(request.body)) if by_prefix else b""
-        yield id_digest(request.custom_id), place, request.ask(), prefix
+        yield id_digest(request.custom_id), place, request.ask, prefix
 
 
 def _conversation(body: bytes) -> bytes:

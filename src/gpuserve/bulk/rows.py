@@ -24,6 +24,7 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "c
 # ``{name}`` is a field; doubled braces are braces; what holds anything else, such as JSON, stands as it is.
 _FIELD = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w .-]*)\}")
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 # An address beside the API, such as the toolbox's, is none that a row of somebody's may ask with our credential.
 _ROUTE = re.compile(r"/v1(/[A-Za-z0-9_-]+)+")
 #: What a row without a template may call its question.
@@ -48,15 +49,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, ready to be sent: ``body`` is JSON."""
+    """One request, ready to be sent: ``body`` is JSON. ``ask`` tells its question from every other: 8 bytes.
+
+    The limit of tokens isn't part of the question: what was cut short may be asked again with a higher one.
+    """
 
     custom_id: str
     path: str
     body: bytes
-
-    def ask(self) -> bytes:
-        """What tells its question from every other: 8 bytes."""
-        return digest(self.path.encode() + self.body, 8)
+    ask: bytes
 
 
 class Source:
@@ -193,11 +194,13 @@ class Source:
         whole = {**self._job.defaults, **body} if path == CHAT else dict(body)
         if not (self._job.keep_model and isinstance(whole.get("model"), str)):
             whole["model"] = self._job.model
+        limits = {name: whole.pop(name) for name in _LIMITS if name in whole}
         try:
-            encoded = _ENCODER.encode(whole).encode()
+            question, rest = _ENCODER.encode(whole).encode(), _ENCODER.encode(limits).encode()
         except (ValueError, RecursionError) as error:
             raise BadRow(f"it can't be sent as JSON: {error}") from error
-        return Request(custom_id, path, encoded)
+        body = question[:-1] + b"," + rest[1:] if limits else question
+        return Request(custom_id, path, body, digest(path.encode() + question, 8))
 
 
 def guess(path: Path, kind: str = "") -> str:

@@ -215,7 +215,7 @@ class _Run:
     def _read(self, place: Place) -> Request:
         with suppress(BadRow):
             request = self._source.read(place)
-            if request.ask() == place.ask:
+            if request.ask == place.ask:
                 return request
         raise Conflict(
             f"line {place.line} of {self._job.source} was changed while the batch ran",

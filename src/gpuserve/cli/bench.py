@@ -95,13 +95,13 @@ def bench(run: Run, options: Options) -> None:
                 found = core.bench(run.context, options.which, wanted, emit=screen.draw)
     finally:
         screen.close()
+    _report(run.output, found)  # first: minutes of measuring aren't lost to a file that can't be written
     if options.output:
         _write(Path(options.output), json.dumps({"data": found}, indent=1) + "\n")
     if options.plot:
         from gpuserve.bench.svg import picture
 
         _write(Path(options.plot), picture(found))
-    _report(run.output, found)
 
 
 def _wanted(options: Options) -> Wanted:

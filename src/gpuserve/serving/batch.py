@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,9 +62,15 @@ class BatchRequest:
         """The output's file: as told, else beside the input."""
         if self.output:
             return self.output
-        if self.source == "-":
+        if is_pipe(self.source):
             raise UsageError("rows from a pipe need a name for the output", hint="add -o OUT.jsonl")
         return str(Path(self.source).with_suffix("")) + ".out.jsonl"
+
+
+def is_pipe(source: str) -> bool:
+    """Whether ``source`` can be read only once: standard input, or what a shell gives as ``<(command)``."""
+    path = Path(source)
+    return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def make_job(request: BatchRequest, endpoint: Endpoint, extra: Mapping[str, object], *, start: int = START) -> Job:
@@ -202,12 +208,13 @@ def judge_of(endpoint: Endpoint) -> Judge:
 @contextmanager
 def at_hand(request: BatchRequest) -> Iterator[BatchRequest]:
     """``request`` with its input in a file: rows that come through a pipe are read twice, so they are written down."""
-    if request.source != "-":
+    if not is_pipe(request.source):
         yield request
         return
     target = request.target
     with tempfile.NamedTemporaryFile(prefix="gpuserve-batch-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        with nullcontext(sys.stdin.buffer) if request.source == "-" else Path(request.source).open("rb") as pipe:
+            shutil.copyfileobj(pipe, file)
         file.flush()
         path = Path(file.name)
         form = request.form or guess(path, "jsonl" if _begins_with_brace(path) else "text")
