@@ -196,11 +196,11 @@ class Source:
             whole["model"] = self._job.model
         limits = {name: whole.pop(name) for name in _LIMITS if name in whole}
         try:
-            question, rest = _ENCODER.encode(whole).encode(), _ENCODER.encode(limits).encode()
+            question, limit = _ENCODER.encode(whole).encode(), _ENCODER.encode(limits).encode()
         except (ValueError, RecursionError) as error:
             raise BadRow(f"it can't be sent as JSON: {error}") from error
-        body = question[:-1] + b"," + rest[1:] if limits else question
-        return Request(custom_id, path, body, digest(path.encode() + question, 8))
+        sent = question[:-1] + b"," + limit[1:] if limits else question
+        return Request(custom_id, path, sent, digest(path.encode() + question, 8))
 
 
 def guess(path: Path, kind: str = "") -> str:
