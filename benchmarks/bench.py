@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -47,14 +47,16 @@ class Span(NamedTuple):
 
 
 def counted(spans: Sequence[Span], warm: int, number: int) -> tuple[Figures, float, float]:
-    """What ``bench`` makes of single requests, and its window: ``number`` of them, after the first ``warm``."""
+    """What ``bench`` makes of single requests, and its window: ``number`` of them, after the first ``warm``.
+
+    In a closed load each request begins as another ends: as many end in the window as begin.
+    """
     ordered = sorted(spans)
     chosen = ordered[warm : warm + number]
     start, end = chosen[0].began, ordered[warm + number].began
-    inside = sum(start <= one.ended < end for one in ordered)
     overlap = sum(max(0.0, min(one.ended, end) - max(one.began, start)) for one in ordered)
     told = {
-        "requests/s": inside / (end - start),
+        "requests/s": number / (end - start),
         "TTFT p50, ms": 1000 * median(one.first - one.began for one in chosen),
         "whole p50, ms": 1000 * median(one.ended - one.began for one in chosen),
         "in flight": overlap / (end - start),
@@ -113,6 +115,7 @@ def ours(server: Steady, concurrency: int, requests: int) -> Figures:
         "TTFT p50, ms": point["ttft"]["p50"] * 1000,
         "ITL p50, ms": point["itl"]["p50"] * 1000,
         "whole p50, ms": point["latency"]["p50"] * 1000,
+        "says it was the limit": float(point["client"]["limited"]),
     }
 
 
@@ -169,7 +172,7 @@ def both(program: str, concurrency: int, waves: int, speed: dict[str, float]) ->
         second |= by_server(server, watch, concurrency, requests)
     again, _, _ = counted(spans, warm, requests)
     for name, value in first.items():
-        yield name, value, second[name]
+        yield name, value, second.get(name, nan)  # guidellm doesn't say whether it was the limit
         if name in again:
             yield f"{name}, our count", value, again[name]
 
