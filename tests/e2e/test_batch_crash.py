@@ -81,7 +81,7 @@ def test_killed_five_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_killed_fifty_times(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path, rows=5000, kills=50)
 
@@ -174,7 +174,9 @@ def test_two_runs_on_one_output(tmp_path: Path) -> None:
     with crowd(delay=[0.2, 0.3]) as server:
         first = subprocess.Popen(argv(server), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         eventually(lambda: (tmp_path / "out.jsonl").exists() and server.stats()["open"])
+        first.send_signal(signal.SIGSTOP)  # it shan't be done before the other has begun
         second = subprocess.run(argv(server), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        first.send_signal(signal.SIGCONT)
         assert second.returncode == 5, second
         assert "another run" in second.stderr
         _, said = first.communicate(timeout=60)
