@@ -74,11 +74,11 @@ def test_no_answer_is_good_that_breaks_a_limit(user: Inside, server: Steady) -> 
 
 
 def test_an_open_load_is_timed_from_when_each_request_was_due(user: Inside) -> None:
-    """A server that answers one at a time: of three times as many as it can answer most wait long, and that counts."""
-    with steady(prefill=0.02, token=0.002, slots=1) as server:
+    """A server that answers one at a time: of four times as many as it can answer most wait long, and that counts."""
+    with steady(prefill=0.01, token=0.001, slots=1) as server:
         (alone,) = bench(user, server, "-c", "1")["points"]
         most = 1 / alone["latency"]["mean"]
-        found = bench(user, server, "--rate", f"{most / 5:.4g},{most * 3:.4g}")
+        found = bench(user, server, "--rate", f"{most / 4:.4g},{most * 4:.4g}", "--requests", "32")
     calm, flooded = found["points"]
     assert (alone["kept_up"], calm["kept_up"], flooded["kept_up"]) == (None, True, False)
     assert flooded["ttft"]["p50"] > 3 * alone["ttft"]["p50"]
