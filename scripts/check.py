@@ -29,7 +29,7 @@ def main() -> int:
     for check in CHECKS:
         print("$", " ".join(check).replace(PYTHON, "python"), flush=True)
         if shutil.which(check[0]) is None:
-            print(f"{check[0]} is not installed: pip install -e '.[local,dev]' -c constraints.txt")
+            print(f"{check[0]} is not installed: pip install -e '.[local,gateway,dev]' -c constraints.txt")
             return 1
         status = subprocess.run(check, cwd=ROOT, check=False).returncode
         if status:

@@ -32,6 +32,8 @@ DEFAULT_PORT = 8000
 GONE = ("destroyed", "destroying")
 #: The ways in that the guides' tables list, in increasing order of openness.
 ACCESS_MODES = ("token", "signed", "key", "open")
+#: The label that makes a deployment a worker of a fleet: everybody who sees the sandbox sees that.
+FLEET_LABEL = "gpuserve/fleet"
 #: Where the engine's own key lies in a sandbox, as its shell writes it: never in an argument, a label or the log.
 KEY_FILE = '"${HOME:-/tmp}"/.gpuserve-key'
 
@@ -112,7 +114,7 @@ class ServeRequest:
     decides. ``env`` may hold secrets.
 
     ``access`` is one of ``ACCESS_MODES``, ``public`` what it means for the platform's proxy; ``api_key`` is the key
-    that the engine shall check, "" for none.
+    that the engine shall check, "" for none. ``fleet`` is the fleet that it is to be a worker of, "" for none.
     """
 
     model: str
@@ -138,6 +140,7 @@ class ServeRequest:
     env: Mapping[str, str] = field(default_factory=lambda: _NOTHING, repr=False)
     labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     engine_args: tuple[str, ...] = ()
+    fleet: str = ""
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -152,8 +155,8 @@ class ServeRequest:
         self._check_environment()
 
     def _check_texts(self) -> None:
-        if self.name:
-            check_name(self.name)
+        for name in filter(None, (self.name, self.fleet)):
+            check_name(name)
         if self.image:
             check_image(self.image)
         if self.served_as:
@@ -351,6 +354,11 @@ class Deployment:
     expires_at: datetime | None = None
     error: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def fleet(self) -> str:
+        """The fleet that it is a worker of; "" for none."""
+        return self.labels.get(FLEET_LABEL, "")
 
     def age(self, now: datetime | None = None) -> float | None:
         """Seconds since creation; None if the platform doesn't say."""

@@ -75,6 +75,11 @@ CASES = [
     Case("a deployment that isn't there: connect", ("connect", "no-such"), 4, "not_found"),
     Case("a deployment that isn't there: env", ("env", "no-such"), 4, "not_found"),
     Case("a deployment that isn't there: snippet", ("snippet", "no-such"), 4, "not_found"),
+    Case("a fleet that isn't there: fleet status", ("fleet", "status", "no-such"), 4, "not_found"),
+    Case("a fleet that isn't there: fleet down", ("fleet", "down", "no-such"), 4, "not_found"),
+    Case("a fleet that isn't there: fleet scale", ("fleet", "scale", "no-such", "2"), 4, "not_found"),
+    Case("more ready than there are", ("fleet", "up", *QUICK, "--replicas", "1", "--min-ready", "2"), 2, "usage"),
+    Case("a fleet open to everybody", ("fleet", "up", *QUICK, "--replicas", "1", "--public"), 2, "usage"),
     Case("a snippet for nobody", ("snippet", NAME, "--for", "nope"), 2, "usage"),
     Case("a deployment that isn't there: query", ("query", "hi", "--id", "no-such"), 4, "not_found"),
     Case("a name that is taken", ("up", *QUICK, "--name", NAME, "--served-as", "other"), 5, "conflict"),
@@ -222,6 +227,7 @@ EXTRA = {
     "share --rotate-key",
     "share --revoke",
     "status --url",
+    "fleet status worker",
 }
 
 

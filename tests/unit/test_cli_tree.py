@@ -21,7 +21,7 @@ COMMANDS = commands(get_command(app))
 
 def test_the_six_commands_and_the_host_are_there() -> None:
     assert {("up",), ("logs",), ("status",), ("share",), ("query",), ("down",)} < set(COMMANDS)
-    assert {("host", "start"), ("host", "stop"), ("host", "status")} < set(COMMANDS)
+    assert {("host", "start"), ("host", "stop"), ("host", "status"), ("fleet", "up")} < set(COMMANDS)
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

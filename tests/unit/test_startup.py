@@ -17,6 +17,7 @@ HEAVY = (
     "openai",
     "psutil",
     "pydantic_settings",
+    "smg",
     "socketio",
     "starlette",
     "uvicorn",
@@ -37,7 +38,13 @@ def loaded_by(*argv: str) -> tuple[int, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "argv", [("--help",), ("--version",), *((one, "--help") for one in ("up", "query", "batch", "bench", "host"))]
+    "argv",
+    [
+        ("--help",),
+        ("--version",),
+        *((one, "--help") for one in ("up", "query", "batch", "bench", "host")),
+        ("fleet", "up", "--help"),
+    ],
 )
 def test_help_loads_nothing_heavy(argv: tuple[str, ...]) -> None:
     status, modules = loaded_by(*argv)

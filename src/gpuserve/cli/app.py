@@ -18,6 +18,7 @@ from gpuserve.cli import (
     env,
     execute,
     extend,
+    fleet,
     host,
     logs,
     models,
@@ -66,4 +67,5 @@ _MODULES = (
 )
 for module in _MODULES:
     module.register(app)
+app.add_typer(fleet.app, name="fleet")
 app.add_typer(host.app, name="host")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuserve.cli.command import Run, command
-from gpuserve.errors import Interrupted, UsageError
+from gpuserve.errors import GpuserveError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,27 @@ def down(
         run.output.say("down", f"{name} was not there")
     if everything and not chosen:
         run.output.say("down", "nothing is live")
-    _report(run, core.delete(run.context, chosen))
+    ended = _end_fleets(run) if everything else []
+    there = {one.sandbox_id for one in ended}
+    _report(run, [*ended, *core.delete(run.context, [one for one in chosen if one.sandbox_id not in there])])
+
+
+def _end_fleets(run: Run) -> list[Gone]:
+    """Ends the fleets whose gateway runs here: otherwise their keepers would replace what is deleted."""
+    from gpuserve.serving.fleet.change import down as end_fleet
+    from gpuserve.serving.fleet.record import known
+
+    context = run.context
+    ended: list[Gone] = []
+    for record in known():
+        if not context.only_local or record.place == "local":
+            try:
+                ended += end_fleet(context, record.name, emit=lambda _, __: None, drain=0).went
+            except GpuserveError as error:  # what it left is among those that are deleted next, and reported
+                run.output.warn(f"{record.name}: {error.message}")
+            else:
+                run.output.say("fleet", f"{record.name} is gone")
+    return ended
 
 
 def _confirm(run: Run, chosen: list[Deployment], *, yes: bool) -> None:

@@ -102,8 +102,13 @@ def _try(run: Run, url: str, token: str, key: str) -> None:
 
 
 def _once(run: Run, which: str | None) -> None:
+    from gpuserve.cli.fleetlook import show_status
     from gpuserve.serving import status as core
+    from gpuserve.serving.fleet.names import meant
 
+    if which is not None and meant(run.context, which) is not None:
+        show_status(run, which)
+        return
     if which is not None:
         report = core.inspect(run.context, which)
         run.output.data(report.as_dict())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,12 +37,14 @@ class LoadNames(Protocol):
 class Load:
     """Requests in work and in the queue, and the share (0 to 1) of the KV cache in use; None where it isn't told.
 
+    ``cache_hit_rate`` is the share (0 to 1) of prompt tokens that were found in the prefix cache, as the engine counts.
     ``tokens`` counts the prompts' tokens since the engine started: a look at health or metrics doesn't raise it.
     """
 
     running: int
     waiting: int
     kv_usage: float | None = None
+    cache_hit_rate: float | None = field(default=None, compare=False)
     tokens: int | None = field(default=None, compare=False)
 
 
@@ -77,8 +80,17 @@ def load_from(text: str, names: LoadNames) -> Load | None:
         running=round(sum(found[names.running])),
         waiting=round(sum(found[names.waiting])),
         kv_usage=sum(shares) / len(shares) if shares else None,
+        cache_hit_rate=_hit_rate(found),
         tokens=round(sum(counters)) if counters else None,
     )
+
+
+def _hit_rate(found: Mapping[str, list[float]]) -> float | None:
+    """SGLang tells the rate, vLLM what it is made of; llama.cpp says nothing."""
+    if told := found.get("sglang:cache_hit_rate"):
+        return sum(told) / len(told)
+    asked = sum(found.get("vllm:prefix_cache_queries_total", ()))
+    return sum(found.get("vllm:prefix_cache_hits_total", ())) / asked if asked else None
 
 
 def read_load(endpoint: Endpoint, path: str, names: LoadNames, *, timeout: float = 3.0) -> Load | None:

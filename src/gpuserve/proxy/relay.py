@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from gpuserve.client.faults import Fault, fault_error, read_fault
+from gpuserve.client.transport import UNSEEN
 from gpuserve.proxy.body import Body
 from gpuserve.proxy.guard import Refusal
+from gpuserve.proxy.upstream import Ride
 from gpuserve.redaction import shown_url
 
 if TYPE_CHECKING:
@@ -81,9 +84,11 @@ async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: ob
 
 async def relay(request: web.BaseRequest, session: aiohttp.ClientSession, way: Way, target: str) -> web.StreamResponse:
     """Sends ``request`` to ``target`` of ``way``, and its answer back."""
+    ride = Ride()
     way.in_flight += 1
+    way.rides.add(ride)
     try:
-        answer = await _ask(request, session, way, target)
+        answer = await _ask_until_cut(ride, _ask(request, session, way, target))
     except aiohttp.ClientError as error:
         return refused(Refusal(502, "upstream_unreachable", _unreachable(way, error)))
     except TimeoutError:
@@ -91,9 +96,25 @@ async def relay(request: web.BaseRequest, session: aiohttp.ClientSession, way: W
     else:
         if isinstance(answer, Refusal):
             return refused(answer)
+        way.served += request.method != "GET"
+        ride.end = answer.response.close
         return await _pass_down(request, answer)
     finally:
+        way.rides.discard(ride)
         way.in_flight -= 1
+
+
+async def _ask_until_cut(ride: Ride, question: Coroutine[Any, Any, _Answer | Refusal]) -> _Answer | Refusal:
+    """What ``question`` comes to; a ``TimeoutError`` if the ride is ended meanwhile."""
+    asking = asyncio.ensure_future(question)
+    ride.end = asking.cancel
+    try:
+        return await asking
+    except asyncio.CancelledError:
+        if ride.cut and asking.cancelled():
+            raise TimeoutError from None
+        asking.cancel()
+        raise
 
 
 def _unreachable(way: Way, error: aiohttp.ClientError) -> str:
@@ -108,23 +129,34 @@ async def _ask(request: web.BaseRequest, session: aiohttp.ClientSession, way: Wa
     """The answer to pass on, after one renewal of the credential if it was refused."""
     body = Body(request)
     used = await way.current()
-    answer = await _look(await _send(request, session, used, target, body), target)
+    answer = await _look(await _send(request, session, used, target, body, seen=not way.pooled), target)
     if answer.response.status in (401, 403) or (answer.fault is not None and answer.fault.refused):
         fresh = await way.renewed(used) if body.replayable else None
         if fresh is not None:
             answer.response.close()
             used = fresh
-            answer = await _look(await _send(request, session, used, target, body), target)
+            answer = await _look(await _send(request, session, used, target, body, seen=not way.pooled), target)
     if answer.fault is None:
-        return answer
+        if not (way.pooled and answer.response.status in (401, 403)):
+            return answer
+        answer.response.close()
+        return Refusal(502, "upstream_refused", f"{way.name} refuses the credential that gpuserve holds for it")
     answer.response.close()
     return _explained(answer.fault, way, used)
 
 
 async def _send(
-    request: web.BaseRequest, session: aiohttp.ClientSession, upstream: Upstream, target: str, body: Body
+    request: web.BaseRequest,
+    session: aiohttp.ClientSession,
+    upstream: Upstream,
+    target: str,
+    body: Body,
+    *,
+    seen: bool = True,
 ) -> aiohttp.ClientResponse:
     headers = _headers_up(request, upstream)
+    if request.method == "GET" and not seen:  # a gateway's look at its workers must not keep an idle one alive
+        headers.update(UNSEEN)
     for left in reversed(range(_STALE_TRIES)):
         trip = _Trip()
         try:

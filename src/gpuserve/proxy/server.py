@@ -27,12 +27,16 @@ class Proxy:
     """Serves ``ways`` on this machine, inside ``async with``.
 
     ``ways`` is keyed by path prefix: "" serves one upstream at the root, "/w/name" one of several. Clients must show
-    ``key`` as their API key, unless it is "". ``port`` 0 takes a free one.
+    ``key`` as their API key, unless it is "". ``port`` 0 takes a free one; ``listener`` is a socket that listens
+    already, which is then served instead.
     """
 
-    def __init__(self, ways: Mapping[str, Way], *, port: int = 0, key: str = "") -> None:
+    def __init__(
+        self, ways: Mapping[str, Way], *, port: int = 0, key: str = "", listener: socket.socket | None = None
+    ) -> None:
         self._ways = ways
         self._wanted = port
+        self._listener = listener
         self._key = key
         self.port = 0
 
@@ -43,7 +47,7 @@ class Proxy:
 
     async def __aenter__(self) -> Self:
         """Raises ``Conflict`` if the port is taken, ``UsageError`` if it may not be used."""
-        listener = _bind(self._wanted)
+        listener = self._listener or listen(self._wanted)
         self.port = listener.getsockname()[1]
         self._session: aiohttp.ClientSession = open_session()
         self._server = web.Server(
@@ -78,7 +82,8 @@ class Proxy:
         return refused(Refusal(404, "not_found", "this proxy serves nothing at this path"))
 
 
-def _bind(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
+    """A socket that listens on this machine's loopback. Raises as ``Proxy`` does."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

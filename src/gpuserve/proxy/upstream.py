@@ -61,14 +61,27 @@ def _environment_proxy(url: str) -> str | None:
 class Way:
     """One upstream as it is now. ``renew`` asks for a fresh one; it may block and is called in a thread.
 
-    ``name`` stands for it in what clients are told, who don't learn its address. ``in_flight`` counts its requests.
+    ``name`` stands for it in what clients are told, who don't learn its address. ``in_flight`` counts its requests,
+    ``served`` those that it answered. ``pooled`` says that it is one of several behind a gateway, which asks another
+    one where this one answers 502: then a refused credential never passes, and a GET doesn't count as use.
+    ``renewed_at`` is when the upstream was asked for, by ``time.monotonic``.
     """
 
     def __init__(
-        self, name: str, upstream: Upstream, renew: Callable[[], Upstream] | None = None, *, pause: float = PAUSE
+        self,
+        name: str,
+        upstream: Upstream,
+        renew: Callable[[], Upstream] | None = None,
+        *,
+        pause: float = PAUSE,
+        pooled: bool = False,
     ) -> None:
         self.name = name
+        self.pooled = pooled
         self.in_flight = 0
+        self.served = 0
+        self.renewed_at = time.monotonic()
+        self.rides: set[Ride] = set()
         self.problem: GpuserveError | None = None
         self._upstream = upstream
         self._renew = renew
@@ -109,7 +122,27 @@ class Way:
             if fresh == used:
                 return None
             self._upstream = fresh
+            self.renewed_at = time.monotonic()
             return fresh
+
+    def cut(self) -> int:
+        """Ends every request that is under way, because nothing will come of it; how many there were.
+
+        One that wasn't answered yet is answered 502, so that a gateway asks another worker. A stream breaks off.
+        """
+        rides = list(self.rides)
+        for ride in rides:
+            ride.cut = True
+            ride.end()
+        return len(rides)
+
+
+class Ride:
+    """One request on a ``Way``: ``end`` ends it where it is, ``cut`` says that it was the way that ended it."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self.end: Callable[[], object] = lambda: None
 
 
 async def _in_thread(call: Callable[[], Upstream]) -> Upstream:

@@ -22,7 +22,7 @@ from gpuserve.errors import (
     RateLimited,
     TimedOut,
 )
-from gpuserve.records import LaunchPlan, ServeRequest
+from gpuserve.records import FLEET_LABEL, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.translate import never_sent, translate, translated
 
@@ -67,6 +67,7 @@ def parameters(request: ServeRequest, launch: LaunchPlan, name: str, run_id: str
             **labels.encode(launch, run_id, request.labels),
             **labels.limits(request.ttl, request.idle),
             labels.ACCESS: request.access or "token",
+            **({FLEET_LABEL: request.fleet} if request.fleet else {}),
         },
         env_vars=dict(launch.env),
         public=request.public,

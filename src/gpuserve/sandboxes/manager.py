@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, PlatformError, TimedOut
-from gpuserve.records import GONE, Deployment, LaunchPlan, ServeRequest
+from gpuserve.records import FLEET_LABEL, GONE, Deployment, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation, parameters, state_of
 from gpuserve.sandboxes.inside import Inside
@@ -278,6 +278,13 @@ class Sandboxes:
         marks = {**current.labels, labels.TTL: labels.moved(current, seconds)}
         self._steadily("noting the deadline", lambda: sandbox.set_labels(marks, request_timeout=CALL_TIMEOUT))
         return replace(current, labels=marks)
+
+    def set_fleet(self, deployment: Deployment, fleet: str) -> None:
+        """Makes the deployment a worker of ``fleet``; of none for ""."""
+        sandbox = self._get(deployment.sandbox_id)
+        marks = {key: value for key, value in sandbox.labels.items() if key != FLEET_LABEL}
+        marks |= {FLEET_LABEL: fleet} if fleet else {}
+        self._steadily("noting the fleet", lambda: sandbox.set_labels(marks, request_timeout=CALL_TIMEOUT))
 
     def set_public(self, deployment: Deployment, *, public: bool) -> None:
         """Opens the deployment's ports to everybody, or closes them again."""

@@ -89,7 +89,14 @@ class Removed:
     name: str
 
 
-Event = Planned | PickedUp | SandboxState | BuildLog | Launched | EngineLog | Boot | Ready | Warned | Removed
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What was done with a worker of a fleet, in words."""
+
+    text: str
+
+
+Event = Planned | PickedUp | SandboxState | BuildLog | Launched | EngineLog | Boot | Ready | Warned | Removed | Noted
 Emit = Callable[[Event], None]
 
 

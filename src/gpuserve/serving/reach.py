@@ -7,15 +7,18 @@ from gpuserve.errors import Conflict
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.find import find, find_known
+from gpuserve.serving.fleet.names import reach_fleet
 from gpuserve.state import Remembered
 
 
 def reach(context: Context, wanted: str | None) -> tuple[Deployment, Endpoint, bool]:
-    """The deployment and its endpoint, and whether both come from the cache, unasked.
+    """The deployment and its endpoint, and whether both come from the cache, unasked. A fleet's is its gateway.
 
     Raises:
         NotFound, Conflict: as ``find``.
     """
+    if fleet := reach_fleet(context, wanted):
+        return *fleet, False
     known = find_known(context, wanted)
     if known is not None and known.endpoint is not None:
         return known.deployment, known.endpoint, True
@@ -25,6 +28,8 @@ def reach(context: Context, wanted: str | None) -> tuple[Deployment, Endpoint, b
 
 def reach_fresh(context: Context, wanted: str | None) -> tuple[Deployment, Endpoint]:
     """As ``reach``, but always as the platform tells it now; the cache is brought up to date."""
+    if fleet := reach_fleet(context, wanted):
+        return fleet
     deployment = find(context, wanted)
     return deployment, open_endpoint(context, deployment)
 

@@ -109,6 +109,7 @@ class Report:
             "idle_seconds": _whole(self.idle_seconds),
             "idle_limit_seconds": self.idle_limit,
             "warning": self.warning or None,
+            "fleet": one.fleet or None,
             "run_id": one.run_id,
             "labels": {key: value for key, value in one.labels.items() if not key.startswith(labels.PREFIX)},
         }

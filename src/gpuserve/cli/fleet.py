@@ -1,0 +1,282 @@
+"""``gpuserve fleet``: several workers behind one gateway. What changes a fleet; ``fleetlook`` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpuserve.cli.asked import Asked, keep_failed, make_plan_from
+from gpuserve.cli.command import Run, command
+from gpuserve.cli.fleetlook import FleetName, hand_off_fleet, show_status, tell_changed
+from gpuserve.cli.signals import terminable
+from gpuserve.durations import parse_duration
+from gpuserve.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpuserve.serving.fleet.crew import EmitFor
+    from gpuserve.serving.plan import Plan
+    from gpuserve.serving.up import Options
+
+app = typer.Typer(help="Several workers behind one address and one key.", no_args_is_help=True)
+
+_CHANGED = "With --json: {data: {name, came, went, cut}}."
+Name = Annotated[str, typer.Argument(metavar="FLEET", help="The fleet, by its whole name.")]
+Replicas = Annotated[int, typer.Option("--replicas", "-r", min=1, help="How many workers.", show_default=False)]
+Drain = Annotated[str, typer.Option(help="How long requests that are under way may hold up a worker's end.")]
+
+
+@command(
+    app,
+    epilog="Examples: gpuserve fleet up --local --replicas 2 --name f · "
+    'eval "$(gpuserve fleet up -m openai/gpt-oss-20b -e sglang --replicas 4 --min-ready 3 --keep 4 -- --tp 1)". '
+    'With --json: {"event": …} for each step, with the worker\'s name, then '
+    "{data: {name, base_url, api_key, workers, failed, …}}.",
+)
+def up(
+    run: Run,
+    asked: Asked,
+    replicas: Replicas,
+    min_ready: Annotated[
+        int | None, typer.Option(min=1, help="Succeed with that many workers.", show_default="all")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Replace lost workers up to this number.", show_default=False)
+    ] = None,
+    lost_after: Annotated[str, typer.Option(help="With --keep: a worker that fails for so long is lost.")] = "1m",
+    gateway_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The gateway's port on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
+) -> None:
+    """Bring up N sandboxes at once behind one gateway, and print its address and key.
+
+    The gateway runs on this machine, in the background, until fleet down. The workers are private.
+    """
+    from gpuserve.cli.handoff import check_format
+    from gpuserve.cli.up import show_plan
+    from gpuserve.serving.fleet.begin import FleetWish, up_fleet
+    from gpuserve.serving.fleet.gateway import check_installed
+
+    check_format(asked.output)
+    _check(asked, replicas, min_ready, local=run.context.only_local)
+    if asked.dry_run:
+        show_plan(run, asked)
+        return
+    check_installed()
+    plan = make_plan_from(asked, run)
+    wish = FleetWish(
+        name=plan.name,
+        replicas=replicas,
+        min_ready=min_ready or replicas,
+        keep=keep,
+        port=gateway_port,
+        lost_after=parse_duration(lost_after),
+    )
+    run.context.sandboxes(run.context.place_for_up())
+    with terminable():
+        done = up_fleet(run.context, plan, wish, emit=_teller(run), options=_options(asked, run))
+    hand_off_fleet(run, done, asked.output, ready=asked.wait)
+
+
+def _check(asked: Asked, replicas: int, min_ready: int | None, *, local: bool) -> None:
+    if min_ready is not None and min_ready > replicas:
+        raise UsageError(f"--min-ready {min_ready} is more than --replicas {replicas}")
+    if asked.access not in (None, "token") or asked.public:
+        raise UsageError("the workers of a fleet are private: only its gateway enters them", hint="leave --access out")
+    if local and asked.port is not None and replicas > 1:
+        raise UsageError("workers on one machine can't share a port", hint="leave --port out")
+
+
+def _options(asked: Asked, run: Run) -> Options:
+    from gpuserve.serving.up import Options
+
+    return Options(wait=asked.wait, keep_failed=keep_failed(asked.on_failure, run))
+
+
+def _teller(run: Run) -> EmitFor:
+    from gpuserve.cli.fleetlook import Crew
+
+    return Crew(run.output).tell
+
+
+@command(
+    app,
+    epilog="Examples: gpuserve fleet status · gpuserve fleet status f --json. With --json: {data: [{name, gateway, "
+    "base_url, models, keep, in_rotation, in_flight, cost, workers: […], …}]}, one object with a name. "
+    "Looking doesn't count as use.",
+)
+def status(run: Run, name: FleetName = None) -> None:
+    """Show each fleet: its gateway, its workers, what they do and what they cost."""
+    show_status(run, name)
+
+
+@command(app, epilog=f"Examples: gpuserve fleet scale f 5 · gpuserve fleet scale f 1 --drain 30s. {_CHANGED}")
+def scale(
+    run: Run,
+    name: Name,
+    count: Annotated[int, typer.Argument(min=1, help="How many workers there shall be.")],
+    drain: Drain = "10m",
+    on_failure: Annotated[str | None, typer.Option(help="keep or delete a worker that fails (delete).")] = None,
+) -> None:
+    """Start more workers as the others were, or drain and delete the least busy ones."""
+    from gpuserve.serving.fleet.change import scale
+    from gpuserve.serving.fleet.look import known
+    from gpuserve.serving.up import Options
+
+    options = Options(keep_failed=keep_failed(on_failure, run))
+    record = known(run.context, name)
+    with terminable():
+        done = scale(run.context, record, count, emit=_teller(run), options=options, drain=parse_duration(drain))
+    tell_changed(run, name, done)
+
+
+@command(
+    app,
+    epilog="Example: gpuserve fleet add f qwen3-8b-7f3c. With --json: {data: {name, workers}}. A worker may serve "
+    "another model than the others: the gateway sends a request to those that serve the model it names.",
+)
+def add(
+    run: Run,
+    name: Name,
+    which: Annotated[list[str], typer.Argument(metavar="ID...", help="Deployments, by name or sandbox ID.")],
+) -> None:
+    """Make deployments that are live workers of a fleet."""
+    from gpuserve.serving.fleet.change import join
+    from gpuserve.serving.fleet.look import known
+
+    joined = join(run.context, known(run.context, name), which)
+    run.output.data({"name": name, "workers": [one.name for one in joined]})
+    run.output.say("fleet", f"{', '.join(one.name for one in joined)}: in rotation in {name}")
+
+
+@command(app, epilog=f"Examples: gpuserve fleet remove f f-3c1d · gpuserve fleet remove f f-3c1d --spare. {_CHANGED}")
+def remove(
+    run: Run,
+    name: Name,
+    which: Annotated[list[str], typer.Argument(metavar="ID...", help="Workers, by name or sandbox ID.")],
+    drain: Drain = "10m",
+    spare: Annotated[bool, typer.Option("--spare", help="Leave the sandbox alive, on its own.")] = False,
+) -> None:
+    """Drain workers and delete them. With --keep the fleet starts others in their place: fleet scale doesn't."""
+    from gpuserve.serving.find import resolve
+    from gpuserve.serving.fleet.change import leave
+    from gpuserve.serving.fleet.look import known, members
+
+    record = known(run.context, name)
+    there = members(run.context, name)
+    chosen = [resolve(one, there) for one in which]
+    with terminable():
+        done = leave(run.context, record, chosen, emit=_teller(run), drain=parse_duration(drain), spare=spare)
+    tell_changed(run, name, done)
+
+
+@command(
+    app,
+    epilog="Examples: gpuserve fleet roll f -- --max-model-len 16384 · gpuserve fleet roll f --image img:v2. "
+    f"{_CHANGED}",
+)
+def roll(
+    run: Run,
+    name: Name,
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ENGINE FLAGS]", help="In the place of those that were given.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Container image.", show_default="as it was")] = None,
+    drain: Drain = "10m",
+    on_failure: Annotated[str | None, typer.Option(help="keep or delete a worker that fails (delete).")] = None,
+) -> None:
+    """Replace each worker by one with other engine flags or another image, one at a time, without a gap.
+
+    Without either the workers are made anew as they were. If a new one fails, those not yet replaced stay.
+    """
+    from gpuserve.serving.fleet.change import roll
+    from gpuserve.serving.fleet.look import known
+    from gpuserve.serving.up import Options
+
+    record = known(run.context, name)
+    options = Options(keep_failed=keep_failed(on_failure, run))
+    with terminable():
+        done = roll(
+            run.context,
+            record,
+            lambda plan: _altered(plan, image, extra),
+            emit=_teller(run),
+            options=options,
+            drain=parse_duration(drain),
+        )
+    tell_changed(run, name, done)
+
+
+def _altered(plan: Plan, image: str | None, extra: list[str] | None) -> Plan:
+    from gpuserve.serving.plan import at_port
+
+    request = replace(
+        plan.request,
+        image=image or plan.request.image,
+        engine_args=plan.request.engine_args if extra is None else tuple(extra),
+    )
+    return at_port(replace(plan, request=request), request.port)
+
+
+@command(
+    app,
+    epilog="Example: gpuserve fleet start f. With --json: {data: {name, base_url, api_key}}: a secret. "
+    "On a machine that never had it, the gateway gets an address and a key of its own.",
+)
+def start(
+    run: Run,
+    name: Name,
+    gateway_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Its port on 127.0.0.1, if it is new here; 0 takes a free one.")
+    ] = 0,
+) -> None:
+    """Start a fleet's gateway on this machine, after a reboot or for a fleet that was brought up elsewhere."""
+    from gpuserve.cli.handoff import print_endpoint
+    from gpuserve.serving.fleet.change import start
+
+    record = start(run.context, name, port=gateway_port)
+    run.output.data({"name": name, "base_url": record.endpoint.base_url, "api_key": record.key})
+    print_endpoint(run.output, record.endpoint, record.deployment, "env")
+    run.output.say("gateway", f"{name} answers at {record.endpoint.base_url}")
+
+
+@command(app, epilog="Example: gpuserve fleet stop f. With --json: {data: {name, stopped}}.")
+def stop(run: Run, name: Name) -> None:
+    """Stop a fleet's gateway on this machine. The workers live on, and cost."""
+    from gpuserve.serving.fleet import daemon
+    from gpuserve.serving.fleet.look import known
+
+    known(run.context, name)
+    stopped = daemon.stop(name)
+    run.output.data({"name": name, "stopped": stopped})
+    run.output.say(
+        "gateway", "stopped; the workers live on: gpuserve fleet down ends them" if stopped else "didn't run"
+    )
+
+
+@command(
+    app,
+    epilog="Examples: gpuserve fleet down f · gpuserve fleet down f --drain 0s --ignore-not-found. "
+    f"{_CHANGED} It ends well only if the platform lists none of the workers any more.",
+)
+def down(
+    run: Run,
+    name: Name,
+    drain: Drain = "10m",
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="A fleet that isn't there is no error.")
+    ] = False,
+) -> None:
+    """Drain a fleet, delete all its workers, stop its gateway, and make sure that nothing is left."""
+    from gpuserve.errors import NotFound
+    from gpuserve.serving.fleet.change import Changed, down
+
+    try:
+        done = down(run.context, name, emit=_teller(run), drain=parse_duration(drain))
+    except NotFound:
+        if not ignore_not_found:
+            raise
+        done = Changed()
+    tell_changed(run, name, done)
+    run.output.say("fleet", f"{name} is gone")

@@ -1,0 +1,122 @@
+"""``fleet up``: the gateway, and as many workers as are missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gpuserve.errors import Conflict, GpuserveError
+from gpuserve.records import Deployment
+from gpuserve.serving.context import Context
+from gpuserve.serving.down import delete
+from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
+from gpuserve.serving.fleet.look import await_rotation, members
+from gpuserve.serving.fleet.plans import check_fleet_name, replicas, until
+from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
+from gpuserve.serving.plan import Plan
+from gpuserve.serving.up import Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetWish:
+    """What ``fleet up`` was asked for. ``port`` 0 takes a free one for the gateway."""
+
+    name: str
+    replicas: int
+    min_ready: int
+    keep: int | None = None
+    port: int = 0
+    lost_after: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetUp:
+    """A fleet that is up, and what became of each worker that was started for it."""
+
+    record: Record
+    workers: tuple[Deployment, ...]
+    raised: tuple[Raised, ...]
+    seconds: float
+
+    @property
+    def failed(self) -> list[Raised]:
+        """Those that didn't come up."""
+        return [one for one in self.raised if one.error is not None]
+
+
+def up_fleet(context: Context, plan: Plan, wish: FleetWish, *, emit: EmitFor, options: Options) -> FleetUp:
+    """Brings the fleet up: its gateway, and as many workers as are missing.
+
+    Raises:
+        GpuserveError: fewer than ``wish.min_ready`` came up; the first one's error. What this call made is deleted.
+    """
+    began = time.monotonic()
+    check_fleet_name(wish.name)
+    there = [one for one in members(context, wish.name) if one.state == "started"]
+    before = load(wish.name)
+    record = _recorded(before, plan, wish)
+    _check_same(record, there)
+    save(record)
+    made: list[Raised] = []
+    try:
+        daemon.start(record, context.settings)
+        plans = replicas(plan, wish.name, max(0, wish.replicas - len(there)))
+        made = raise_crew(context, plans, emit=emit, options=options)
+        _check_enough(made, len(there), wish)
+    except GpuserveError:
+        _undo(context, made, options)
+        if before is None and not there:
+            daemon.stop(wish.name)
+            forget(wish.name)
+        raise
+    workers = [*there, *(one.deployed.deployment for one in made if one.deployed is not None)]
+    changed = change(wish.name, keep=wish.keep) or record
+    daemon.ask(changed, "reload")
+    if options.wait:
+        await_rotation(changed, [one.name for one in workers][: wish.min_ready] if there else came_up(made))
+    return FleetUp(changed, tuple(workers), tuple(made), time.monotonic() - began)
+
+
+def _recorded(before: Record | None, plan: Plan, wish: FleetWish) -> Record:
+    """What is remembered of the fleet from now on. Address and keys stay as they were handed out.
+
+    Nobody is kept at a number while the workers are coming up: they would be replaced before they are there.
+    """
+    launch = plan.launch
+    asked = {
+        "place": plan.place,
+        "engine": launch.engine,
+        "model": launch.model,
+        "served_model": launch.served_model,
+        "keep": None,
+        "lost_after": wish.lost_after,
+        "until": until(plan.request.ttl),
+        "request": as_json(plan.request),
+        "facts": as_json(plan.facts),
+    }
+    if before is not None:
+        return replace(before, **asked)  # type: ignore[arg-type]  # the fields of the record, above
+    return Record(name=wish.name, **new_addresses(wish.port), **asked)  # type: ignore[arg-type]  # as above
+
+
+def _check_same(record: Record, there: Sequence[Deployment]) -> None:
+    other = [one.name for one in there if one.place != record.place]
+    if other:
+        raise Conflict(f"{record.name} has workers elsewhere: {', '.join(other)}", hint="choose another --name")
+
+
+def _check_enough(made: Sequence[Raised], there: int, wish: FleetWish) -> None:
+    failed = [one for one in made if one.error is not None]
+    if there + len(made) - len(failed) >= wish.min_ready:
+        return
+    first = failed[0].error
+    assert first is not None
+    first.message = f"{len(failed)} of {len(made)} workers failed; {failed[0].name}: {first.message}"
+    raise first
+
+
+def _undo(context: Context, made: Sequence[Raised], options: Options) -> None:
+    if not options.keep_failed:
+        delete(context, [one.deployed.deployment for one in made if one.deployed is not None])

@@ -1,0 +1,263 @@
+"""What commands do with a fleet: bring it up, scale it, take workers in and out, roll, end it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, TimedOut
+from gpuserve.records import Deployment
+from gpuserve.serving.context import Context
+from gpuserve.serving.down import Gone, delete
+from gpuserve.serving.events import Noted
+from gpuserve.serving.find import find
+from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
+from gpuserve.serving.fleet.look import await_rotation, gateway_states, members
+from gpuserve.serving.fleet.plans import replica, replicas, stored_plan, until
+from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
+from gpuserve.serving.plan import Plan
+from gpuserve.serving.up import Options
+
+#: Seconds for which requests that are under way may hold up the end of a worker.
+DRAIN = 600.0
+
+
+@dataclass
+class Changed:
+    """What a change did: workers that came, those that went, and requests that were still under way then."""
+
+    came: list[Raised] = field(default_factory=list)
+    went: list[Gone] = field(default_factory=list)
+    cut: int = 0
+
+
+# -- join and leave ----------------------------------------------------------------------------------------------------
+
+
+def scale(
+    context: Context, record: Record, count: int, *, emit: EmitFor, options: Options, drain: float = DRAIN
+) -> Changed:
+    """Brings the number of workers to ``count``: new ones, or the least busy ones drained and deleted.
+
+    Where lost workers are replaced, that goes on at the new number.
+
+    Raises:
+        GpuserveError: the gateway doesn't run; or a worker didn't come up, once the others have.
+    """
+    daemon.ask(record, "status")
+    keeps, record = record.keep is not None, _stop_keeping(record)
+    there = [one for one in members(context, record.name) if one.fleet == record.name]
+    changed = Changed()
+    try:
+        if count > len(there):
+            plan = _plan_of(record)
+            plans = replicas(plan, record.name, count - len(there))
+            record = change(record.name, until=until(plan.request.ttl)) or record
+            changed.came = raise_crew(context, plans, emit=emit, options=options)
+            await_rotation(record, came_up(changed.came))
+        elif count < len(there):
+            changed = leave(context, record, _least_busy(record, there)[: len(there) - count], emit=emit, drain=drain)
+    finally:
+        if keeps:
+            _keep(record, count)
+    return changed
+
+
+def _plan_of(record: Record) -> Plan:
+    if not record.request:
+        raise Conflict(
+            f"this machine doesn't know how the workers of {record.name} were asked for",
+            hint=f"gpuserve fleet up --name {record.name} --replicas N, with their model and engine",
+        )
+    return stored_plan(record)
+
+
+def _stop_keeping(record: Record) -> Record:
+    """Nobody is replaced while a command changes the number."""
+    return record if record.keep is None else _keep(record, None)
+
+
+def _keep(record: Record, count: int | None) -> Record:
+    changed = change(record.name, keep=count) or record
+    with suppress(GpuserveError):  # it reads the record anyway when it starts again
+        daemon.ask(changed, "reload")
+    return changed
+
+
+def _least_busy(record: Record, there: Sequence[Deployment]) -> list[Deployment]:
+    """Those out of rotation first, then by requests under way, then the youngest."""
+    rows = {str(row["name"]): row for row in daemon.ask(record, "status")["workers"]}
+
+    def order(one: Deployment) -> tuple[bool, int, float]:
+        row = rows.get(one.name, {})
+        return bool(row.get("in_rotation")), int(row.get("in_flight", 0)), one.age() or 0.0
+
+    return sorted(there, key=order)
+
+
+def join(context: Context, record: Record, wanted: Sequence[str]) -> list[Deployment]:
+    """Makes deployments workers of the fleet. They may serve another model: requests are routed by its name.
+
+    Raises:
+        NotFound, Conflict: a name means no deployment, or one that can't join.
+    """
+    daemon.ask(record, "status")
+    chosen = [find(context, one) for one in wanted]
+    for one in chosen:
+        if one.place != record.place or one.state != "started":
+            raise Conflict(f"{one.name} can't join {record.name}: it is {one.state} on {one.place}")
+        if one.fleet not in ("", record.name):
+            raise Conflict(
+                f"{one.name} is in {one.fleet}", hint=f"gpuserve fleet remove {one.fleet} {one.name} --spare"
+            )
+    for one in chosen:
+        context.sandboxes(one.place).set_fleet(one, record.name)
+    await_rotation(record, [one.name for one in chosen])
+    return chosen
+
+
+def leave(
+    context: Context,
+    record: Record,
+    chosen: Sequence[Deployment],
+    *,
+    emit: EmitFor,
+    drain: float = DRAIN,
+    spare: bool = False,
+) -> Changed:
+    """Takes workers out: no new requests, then the end of those under way, then the sandbox is deleted.
+
+    ``drain`` is for how many seconds requests are waited for; ``spare`` leaves the sandbox alone.
+    """
+    cut = _drained(record, [one.name for one in chosen], drain, emit)
+    changed = Changed(cut=cut)
+    if spare:
+        for one in chosen:
+            context.sandboxes(one.place).set_fleet(one, "")
+            context.cache.forget(one.sandbox_id)  # what is remembered still has the label
+    else:
+        changed.went = delete(context, chosen)
+    with suppress(GpuserveError):  # it will find out by itself
+        daemon.ask(record, "poke")
+    return changed
+
+
+def _drained(record: Record, names: Sequence[str], patience: float, emit: EmitFor) -> int:
+    """Waits until nothing is under way on ``names`` any more; how much still is after ``patience`` seconds."""
+    there = {row["name"] for row in daemon.ask(record, "status")["workers"]}
+    here = [name for name in names if name in there]
+    if not here:
+        return 0
+    deadline = time.monotonic() + patience
+    busy: dict[str, int] = {}
+    while True:
+        with suppress(NetworkError):  # a keeper that is being started again: it is told anew
+            rows = daemon.ask(record, "drain", names=here)["workers"]
+            busy = {row["name"]: row["in_flight"] for row in rows if row["name"] in here and row["in_flight"]}
+        states = gateway_states(record)
+        routed = any(states.get(name) == "ready" for name in here)
+        if (not busy and not routed) or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    for name in here:
+        emit(name, Noted(f"drained, with {busy[name]} requests still under way" if name in busy else "drained"))
+    return sum(busy.values())
+
+
+def roll(
+    context: Context,
+    record: Record,
+    alter: Callable[[Plan], Plan],
+    *,
+    emit: EmitFor,
+    options: Options,
+    drain: float = DRAIN,
+) -> Changed:
+    """Replaces each worker by one of another plan, one at a time: the new one is in rotation before the old one goes.
+
+    Raises:
+        GpuserveError: a new worker didn't come up. Those not yet replaced stay, and so does the plan for new ones.
+    """
+    daemon.ask(record, "status")
+    plan = alter(_plan_of(record))
+    keep, record = record.keep, _stop_keeping(record)
+    changed = Changed()
+    old = [one for one in members(context, record.name) if one.served_model == record.served_model]
+    try:
+        for one in old:
+            came = raise_crew(context, [replica(plan, record.name)], emit=emit, options=options)
+            changed.came += came
+            if came[0].error is not None:
+                raise came[0].error
+            await_rotation(record, came_up(came))
+            went = leave(context, record, [one], emit=emit, drain=drain)
+            changed.went += went.went
+            changed.cut += went.cut
+        asked = {"request": as_json(plan.request), "facts": as_json(plan.facts)}
+        change(record.name, **asked, until=until(plan.request.ttl))
+    finally:
+        if keep is not None:
+            _keep(record, keep)
+    return changed
+
+
+# -- start and end -----------------------------------------------------------------------------------------------------
+
+
+def start(context: Context, name: str, *, port: int = 0) -> Record:
+    """Starts the fleet's gateway on this machine, for the workers that there are.
+
+    A machine that doesn't know the fleet makes a key and an address of its own for it.
+
+    Raises:
+        NotFound: no such fleet.
+    """
+    record = load(name)
+    if record is None:
+        there = members(context, name)
+        if not there:
+            raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+        first = there[0]
+        record = Record(
+            name=name,
+            place=first.place,
+            engine=first.engine,
+            model=first.model,
+            served_model=first.served_model,
+            **new_addresses(port),  # type: ignore[arg-type]  # ports and keys
+        )
+        save(record)
+    daemon.start(record, context.settings)
+    return record
+
+
+def down(context: Context, name: str, *, emit: EmitFor, drain: float = DRAIN) -> Changed:
+    """Ends the fleet: drains it, deletes every worker, ends the gateway, and checks that nothing is left.
+
+    Raises:
+        NotFound: there is no such fleet, neither here nor on the platform.
+        GpuserveError: a worker may still exist.
+    """
+    record = load(name)
+    there = members(context, name)
+    if record is None and not there:
+        raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+    changed = Changed()
+    if record is not None and daemon.runs(name):
+        record = _stop_keeping(record)
+        with suppress(GpuserveError):  # a gateway that doesn't answer has nothing under way
+            changed.cut = _drained(record, [one.name for one in there], drain, emit)
+    daemon.stop(name)
+    for _ in range(3):  # a worker may have been on its way up
+        if not there:
+            break
+        changed.went += delete(context, there)
+        there = members(context, name)
+    failed = [one.error for one in changed.went if one.error is not None]
+    if there:
+        raise failed[0] if failed else TimedOut(f"{', '.join(one.name for one in there)} may still exist")
+    forget(name)
+    return changed

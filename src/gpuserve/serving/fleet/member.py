@@ -1,0 +1,74 @@
+"""One worker as the keeper sees it: how it is, since when, and what it has done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from gpuserve.client.health import Health, HealthState
+from gpuserve.proxy.upstream import Way
+from gpuserve.records import Deployment
+
+#: How many looks in a row must fail before a worker that gave no good answer leaves the rotation: a busy one may miss
+#: one. A refused credential, or a sandbox that is gone, is believed at once.
+FAILURES = 2
+
+
+@dataclass
+class Member:
+    """A worker. ``well`` says that it is in rotation, ``ever_well`` that it once was."""
+
+    deployment: Deployment
+    way: Way
+    well: bool = False
+    ever_well: bool = False
+    state: str = "booting"
+    detail: str = ""
+    failures: int = 0
+    failing_since: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its sandbox's name."""
+        return self.deployment.name
+
+    @property
+    def lost_touch(self) -> bool:
+        """Whether what it was asked won't be answered any more; a refused credential doesn't stop what is under way."""
+        return not self.well and self.state != "refused"
+
+    @property
+    def failing_for(self) -> float:
+        """For how many seconds it has failed; 0 where it is well or hasn't been yet."""
+        return 0.0 if self.failing_since is None else time.monotonic() - self.failing_since
+
+    def take(self, health: Health) -> None:
+        """Judges it by another look."""
+        if health.ready:
+            self.well, self.ever_well, self.state, self.detail = True, True, "ready", ""
+            self.failures, self.failing_since = 0, None
+            return
+        self.failures += 1
+        self.detail = health.detail
+        if self.ever_well and self.failing_since is None:
+            self.failing_since = time.monotonic()
+        sure = health.state in (HealthState.REFUSED, HealthState.GONE)
+        if sure or self.failures >= FAILURES:
+            self.well = False
+            self.state = health.state.value if sure else ("unwell" if self.ever_well else "booting")
+
+    def as_dict(self, *, draining: bool) -> dict[str, object]:
+        """As the keeper tells it; no secret."""
+        way = self.way
+        return {
+            "name": self.name,
+            "sandbox_id": self.deployment.sandbox_id,
+            "model": self.deployment.served_model,
+            "state": "draining" if draining else self.state,
+            "in_rotation": self.well and not draining,
+            "detail": self.detail,
+            "in_flight": way.in_flight,
+            "served": way.served,
+            "token_age_seconds": int(time.monotonic() - way.renewed_at),
+            "failing_seconds": int(self.failing_for),
+        }
