@@ -28,7 +28,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def fleet(shell: Shell) -> Iterator[Fleet]:
-    with fleet_of(shell, "f", *SCRIPTED, "--replicas", "3", "--keep", "3", "--lost-after", "20s") as made:
+    with fleet_of(shell, "f", *SCRIPTED, "--replicas", "3", "--keep", "3", "--lost-after", "10m") as made:
         yield made
 
 
@@ -44,7 +44,7 @@ def test_a_worker_that_is_killed_idle_costs_nothing_and_is_replaced(fleet: Fleet
             worker, began = min(fleet.rotation()), time.monotonic()
             kill(fleet.engine(worker))
             await asyncio.to_thread(fleet.wait_for, 3, without=worker, within=60)
-            report("killed, replaced after 20 s of failing", crowd, began)
+            report("killed, replaced", crowd, began)
         assert crowd.bad == []
 
     asyncio.run(story())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gpuserve.records import Deployment
+    from gpuserve.serving.context import Context
     from gpuserve.serving.down import Gone
 
 EPILOG = (
@@ -36,11 +37,15 @@ def down(
         bool, typer.Option("--ignore-not-found", help="An ID that means nothing is no error.")
     ] = False,
 ) -> None:
-    """Delete deployments and make sure that they are gone."""
+    """Delete deployments and make sure that they are gone.
+
+    A fleet's name ends the fleet at once; ``fleet down`` lets requests that are under way end first.
+    """
     if bool(which) == everything:
         raise UsageError("name what to delete, or say --all", hint="gpuserve status lists what is live")
     from gpuserve.serving import down as core
     from gpuserve.serving.find import live
+    from gpuserve.serving.fleet.names import fleets_among
 
     missing: list[str] = []
     if everything:
@@ -48,32 +53,43 @@ def down(
         for error in errors:
             run.output.warn(error.message)
         _confirm(run, chosen, yes=yes)
+        fleets = _fleets_here(run.context)
     else:
-        chosen, missing = core.named(run.context, which or [], ignore_not_found=ignore_not_found)
+        fleets = fleets_among(which or [])
+        rest = [one for one in which or [] if one not in fleets]
+        chosen, missing = core.named(run.context, rest, ignore_not_found=ignore_not_found)
     for name in missing:
         run.output.say("down", f"{name} was not there")
     if everything and not chosen:
         run.output.say("down", "nothing is live")
-    ended = _end_fleets(run) if everything else []
+    ended = _end_fleets(run, fleets, or_go_on=everything)
     there = {one.sandbox_id for one in ended}
     _report(run, [*ended, *core.delete(run.context, [one for one in chosen if one.sandbox_id not in there])])
 
 
-def _end_fleets(run: Run) -> list[Gone]:
-    """Ends the fleets whose gateway runs here: otherwise their keepers would replace what is deleted."""
-    from gpuserve.serving.fleet.change import down as end_fleet
+def _fleets_here(context: Context) -> list[str]:
+    """The fleets whose gateway runs here: unless these end, their keepers would replace what is deleted."""
     from gpuserve.serving.fleet.record import known
 
-    context = run.context
+    return [one.name for one in known() if not context.only_local or one.place == "local"]
+
+
+def _end_fleets(run: Run, names: Sequence[str], *, or_go_on: bool) -> list[Gone]:
+    """Ends fleets at once. ``or_go_on``: what one leaves is among those that are deleted next, and reported."""
+    from gpuserve.serving.fleet import daemon
+    from gpuserve.serving.fleet.change import down as end_fleet
+
     ended: list[Gone] = []
-    for record in known():
-        if not context.only_local or record.place == "local":
-            try:
-                ended += end_fleet(context, record.name, emit=lambda _, __: None, drain=0).went
-            except GpuserveError as error:  # what it left is among those that are deleted next, and reported
-                run.output.warn(f"{record.name}: {error.message}")
-            else:
-                run.output.say("fleet", f"{record.name} is gone")
+    for name in names:
+        try:
+            ended += end_fleet(run.context, name, emit=lambda _, __: None, drain=0).went
+        except GpuserveError as error:
+            if not or_go_on:
+                raise
+            run.output.warn(f"{name}: {error.message}")
+            daemon.stop(name)  # or it would replace them
+        else:
+            run.output.say("fleet", f"{name} is gone")
     return ended
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuserve.cli.command import Run, command
 from gpuserve.durations import format_duration
 
+if TYPE_CHECKING:
+    from gpuserve.records import Deployment
+
 EPILOG = (
-    "Examples: gpuserve extend gpt-oss-20b-7f3c 1h · gpuserve extend ci-17 none. "
+    "Examples: gpuserve extend gpt-oss-20b-7f3c 1h · gpuserve extend ci-17 none. A fleet's name means all its workers. "
     "With --json: {data: {name, expires_at, seconds_left}}, both null without a deadline."
 )
 
@@ -30,19 +33,30 @@ def extend(
     The platform counts in minutes, rounded up; the deadline printed is the one that it then tells.
     """
     from gpuserve.serving import extend as core
+    from gpuserve.serving.fleet.names import meant
 
     seconds = core.parse_limit(time)
-    changed = core.extend(run.context, which, seconds)
+    fleet = meant(run.context, which)
+    if fleet is None:
+        changed, name = core.extend(run.context, which, seconds), ""
+    else:
+        changed, name = _first(core.extend_fleet(run.context, fleet, seconds)), fleet.name
+    name = name or changed.name
     left = changed.time_left()
     run.output.data(
         {
-            "name": changed.name,
+            "name": name,
             "expires_at": None if changed.expires_at is None else changed.expires_at.isoformat(),
             "seconds_left": None if left is None else int(left),
         }
     )
     if changed.expires_at is None or left is None:
-        run.output.warn(f"nothing deletes {changed.name} now: it runs until gpuserve down {changed.name}")
+        run.output.warn(f"nothing deletes {name} now: it runs until gpuserve down {name}")
         return
     run.output.result(changed.expires_at.isoformat())
-    run.output.say("extend", f"{changed.name} is deleted in {format_duration(left)}")
+    run.output.say("extend", f"{name} is deleted in {format_duration(left)}")
+
+
+def _first(workers: list[Deployment]) -> Deployment:
+    """The one that is deleted first."""
+    return min(workers, key=lambda one: (one.expires_at is None, one.expires_at and one.expires_at.timestamp()))

@@ -175,8 +175,12 @@ def batch(
     Raises:
         NotFound, Conflict: no such deployment, or several; and as ``batch_at``.
     """
+    from gpuserve.serving.fleet.names import check_no_fleet
     from gpuserve.serving.reach import reach_fresh
 
+    if in_sandbox:
+        words = "its gateway runs on this machine, so there is no sandbox beside it to run in"
+        check_no_fleet(context, wanted, words, "leave --in-sandbox out, or name one of its workers with --id")
     deployment, endpoint = reach_fresh(context, wanted)
     terms = _terms(request, deployment.engine, deployment.model, emit)
     if not in_sandbox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -13,11 +14,13 @@ from gpuserve.records import Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.cost import cost_of
 from gpuserve.serving.defaults import prices
+from gpuserve.serving.fleet.look import members
+from gpuserve.serving.fleet.names import meant
 from gpuserve.serving.reach import reach_fresh
 
 
 def bench(context: Context, which: str | None, wanted: Wanted, *, emit: Emit) -> dict[str, Any]:
-    """Measures the deployment that ``which`` means; its cost is told where its GPU has a price.
+    """Measures the deployment, or the fleet, that ``which`` means; its cost is told where each GPU has a price.
 
     Raises:
         ConfigError: the prices can't be read.
@@ -25,10 +28,14 @@ def bench(context: Context, which: str | None, wanted: Wanted, *, emit: Emit) ->
     """
     known = prices(context.settings)
     deployment, endpoint = reach_fresh(context, which)
-    cost = cost_of(deployment, known)
-    hour = None if cost is None else cost.per_hour
+    paid = [deployment] if meant(context, which) is None else members(context, deployment.name)
+    costs = [cost.per_hour for one in paid if (cost := cost_of(one, known)) is not None]
+    hour = sum(costs) if len(costs) == len(paid) else None
     found = measure(endpoint, wanted, price=hour, emit=emit)
-    told = {"name": deployment.name, "engine": deployment.engine, "model": deployment.model, "gpu": deployment.gpu}
+    gpus = ", ".join(
+        f"{count} x {gpu}" if count > 1 else gpu for gpu, count in Counter(one.gpu for one in paid).items()
+    )
+    told = {"name": deployment.name, "engine": deployment.engine, "model": deployment.model, "gpu": gpus}
     return {**told, "cost_per_hour": hour, **_occasion(), **found}
 
 

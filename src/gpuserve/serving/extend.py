@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from gpuserve.durations import format_duration, parse_duration
-from gpuserve.errors import PlatformError, UsageError
+from gpuserve.errors import GpuserveError, NotFound, PlatformError, UsageError
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.cost import DEADLINE_SLACK, deadline_problem
 from gpuserve.serving.find import find
+from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.look import members
+from gpuserve.serving.fleet.plans import until
+from gpuserve.serving.fleet.record import Record, change
 from gpuserve.state import Remembered
 
 
@@ -37,6 +43,30 @@ def extend(context: Context, wanted: str, seconds: int | None) -> Deployment:
     context.cache.remember(Remembered(deployment=changed, api_url=sandboxes.place.api_url))
     if problem := _problem(changed, seconds):
         raise PlatformError(problem, hint="gpuserve doctor compares the clocks; gpuserve status")
+    return changed
+
+
+def extend_fleet(context: Context, record: Record, seconds: int | None) -> list[Deployment]:
+    """As ``extend``, for every worker of a fleet, and for those that will replace one of them.
+
+    Raises:
+        GpuserveError: a worker's deadline couldn't be moved; the first one's error, once all others' were.
+    """
+    there = members(context, record.name)
+    if not there:
+        raise NotFound(f"{record.name} has no workers", hint=f"gpuserve fleet status {record.name}")
+    changed: list[Deployment] = []
+    errors: list[GpuserveError] = []
+    for one in there:
+        try:
+            changed.append(extend(context, one.sandbox_id, seconds))
+        except GpuserveError as error:
+            errors.append(error)
+    kept = change(record.name, until=until(seconds)) or record
+    with suppress(GpuserveError):  # it reads the record anyway when it starts again
+        daemon.ask(kept, "reload")
+    if errors:
+        raise errors[0]
     return changed
 
 

@@ -27,8 +27,12 @@ def resolve(wanted: str | None, known: Sequence[Deployment]) -> Deployment:
     exact = [one for one in known if wanted in (one.name, one.sandbox_id)]
     if exact:
         return exact[0]
-    if wanted in {one.fleet for one in known}:  # and no prefix of one of its workers
-        raise NotFound(f"{wanted!r} is a fleet", hint=f"gpuserve fleet status {wanted}, or name one of its workers")
+    workers = [one for one in known if one.fleet == wanted]
+    if workers:  # and no prefix of one of them
+        raise NotFound(
+            f"{wanted!r} is a fleet, and this needs one of its workers: {_names(workers)}",
+            hint=f"name one of them; what takes a fleet: gpuserve fleet --help, status {wanted}, query --id {wanted}",
+        )
     meant = [one for one in known if one.name.startswith(wanted) or one.sandbox_id.startswith(wanted)]
     if len(meant) == 1:
         return meant[0]

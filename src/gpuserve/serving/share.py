@@ -11,6 +11,7 @@ from gpuserve.records import Deployment, Endpoint
 from gpuserve.redaction import shown_url, signed_token
 from gpuserve.serving.context import Context
 from gpuserve.serving.find import find
+from gpuserve.serving.fleet.names import check_no_fleet
 from gpuserve.serving.reach import open_endpoint
 from gpuserve.state import Share
 
@@ -69,7 +70,18 @@ def share(context: Context, wanted: str | None, seconds: int) -> Shared:
         Conflict: the sandbox doesn't run.
     """
     check_share_seconds(seconds)
+    _check_no_fleet(context, wanted)
     return _sign(context, _running(context, wanted), seconds)
+
+
+def _check_no_fleet(context: Context, wanted: str | None) -> None:
+    check_no_fleet(
+        context,
+        wanted,
+        "its gateway listens on this machine only, so there is no address to hand out",
+        "gpuserve fleet up --gateway sandbox puts the gateway where others reach it; "
+        "gpuserve share ID shares one worker past the gateway",
+    )
 
 
 def _running(context: Context, wanted: str | None) -> Deployment:
@@ -109,6 +121,7 @@ def set_public(context: Context, wanted: str | None, *, public: bool) -> tuple[D
     Raises:
         Conflict: the sandbox doesn't run.
     """
+    _check_no_fleet(context, wanted)
     deployment = _running(context, wanted)
     sandboxes = context.sandboxes(deployment.place)
     sandboxes.set_public(deployment, public=public)
@@ -142,6 +155,7 @@ def revoke(context: Context, wanted: str | None, which: str | None) -> tuple[Dep
     Raises:
         NotFound: ``which`` is no URL of this deployment's.
     """
+    _check_no_fleet(context, wanted)
     deployment = find(context, wanted)
     sandboxes = context.sandboxes(deployment.place)
     if which is None:

@@ -20,6 +20,7 @@ from gpuserve.serving.context import Context
 from gpuserve.serving.cost import deadline_problem
 from gpuserve.serving.enginelog import LogFile
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
+from gpuserve.serving.fleet.record import load as fleet_called
 from gpuserve.serving.plan import Plan, as_found
 from gpuserve.serving.reach import open_endpoint
 from gpuserve.serving.share import hand_out
@@ -82,6 +83,8 @@ class _Up:
         self._file = LogFile(None, Redactor())
 
     def run(self) -> Deployed:
+        if fleet_called(self._plan.name) is not None:
+            raise Conflict(f"{self._plan.name} is a fleet", hint="choose another --name")
         self._emit(Planned(self._plan))
         existing = self._existing()
         if existing is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gpuserve.errors import Conflict, GpuserveError
-from gpuserve.records import Deployment
+from gpuserve.records import GONE, Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.down import delete
 from gpuserve.serving.fleet import daemon
@@ -15,6 +16,7 @@ from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, members
 from gpuserve.serving.fleet.plans import check_fleet_name, replicas, until
 from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
+from gpuserve.serving.fleet.turn import turn
 from gpuserve.serving.plan import Plan
 from gpuserve.serving.up import Options
 
@@ -50,14 +52,22 @@ def up_fleet(context: Context, plan: Plan, wish: FleetWish, *, emit: EmitFor, op
     """Brings the fleet up: its gateway, and as many workers as are missing.
 
     Raises:
+        Conflict: the name is a deployment's, the fleet serves another model, or another command is changing it.
         GpuserveError: fewer than ``wish.min_ready`` came up; the first one's error. What this call made is deleted.
     """
-    began = time.monotonic()
     check_fleet_name(wish.name)
-    there = [one for one in members(context, wish.name) if one.state == "started"]
+    with turn(wish.name):
+        return _up(context, plan, wish, emit, options)
+
+
+def _up(context: Context, plan: Plan, wish: FleetWish, emit: EmitFor, options: Options) -> FleetUp:
+    began = time.monotonic()
+    _check_name_free(context, wish.name, plan.place)
+    everyone = [one for one in members(context, wish.name) if one.state == "started"]
     before = load(wish.name)
     record = _recorded(before, plan, wish)
-    _check_same(record, there)
+    _check_same(record, before, everyone)
+    there = [one for one in everyone if one.served_model == record.served_model]
     save(record)
     made: list[Raised] = []
     try:
@@ -65,24 +75,33 @@ def up_fleet(context: Context, plan: Plan, wish: FleetWish, *, emit: EmitFor, op
         plans = replicas(plan, wish.name, max(0, wish.replicas - len(there)))
         made = raise_crew(context, plans, emit=emit, options=options)
         _check_enough(made, len(there), wish)
-    except GpuserveError:
+        workers = [*there, *(one.deployed.deployment for one in made if one.deployed is not None)]
+        changed = change(wish.name, keep=wish.keep) or record
+        daemon.ask(changed, "reload")
+    except BaseException:
         _undo(context, made, options)
-        if before is None and not there:
-            daemon.stop(wish.name)
-            forget(wish.name)
+        _back_to(before, wish.name, everyone)
         raise
-    workers = [*there, *(one.deployed.deployment for one in made if one.deployed is not None)]
-    changed = change(wish.name, keep=wish.keep) or record
-    daemon.ask(changed, "reload")
     if options.wait:
         await_rotation(changed, [one.name for one in workers][: wish.min_ready] if there else came_up(made))
     return FleetUp(changed, tuple(workers), tuple(made), time.monotonic() - began)
 
 
+def _back_to(before: Record | None, name: str, there: Sequence[Deployment]) -> None:
+    """What was remembered is remembered again; a fleet that is new and has no worker is forgotten."""
+    if before is not None:
+        save(before)
+        with suppress(GpuserveError):  # it reads the record anyway when it starts again
+            daemon.ask(before, "reload")
+    elif not there:
+        daemon.stop(name)
+        forget(name)
+
+
 def _recorded(before: Record | None, plan: Plan, wish: FleetWish) -> Record:
     """What is remembered of the fleet from now on. Address and keys stay as they were handed out.
 
-    Nobody is kept at a number while the workers are coming up: they would be replaced before they are there.
+    A new fleet is kept at no number before its workers are there: who stops this command doesn't want them.
     """
     launch = plan.launch
     asked = {
@@ -90,7 +109,7 @@ def _recorded(before: Record | None, plan: Plan, wish: FleetWish) -> Record:
         "engine": launch.engine,
         "model": launch.model,
         "served_model": launch.served_model,
-        "keep": None,
+        "keep": None if before is None else before.keep,
         "lost_after": wish.lost_after,
         "until": until(plan.request.ttl),
         "request": as_json(plan.request),
@@ -101,10 +120,23 @@ def _recorded(before: Record | None, plan: Plan, wish: FleetWish) -> Record:
     return Record(name=wish.name, **new_addresses(wish.port), **asked)  # type: ignore[arg-type]  # as above
 
 
-def _check_same(record: Record, there: Sequence[Deployment]) -> None:
+def _check_name_free(context: Context, name: str, place: str) -> None:
+    """A name that meant both would end the wrong one."""
+    found = context.sandboxes(place).find(name)
+    if found is not None and found.state not in GONE:
+        raise Conflict(f"{name} is a deployment", hint="choose another --name for the fleet")
+
+
+def _check_same(record: Record, before: Record | None, there: Sequence[Deployment]) -> None:
     other = [one.name for one in there if one.place != record.place]
     if other:
         raise Conflict(f"{record.name} has workers elsewhere: {', '.join(other)}", hint="choose another --name")
+    served = {one.served_model for one in there} | ({before.served_model} if before is not None else set())
+    if served and record.served_model not in served:
+        raise Conflict(
+            f"{record.name} serves {', '.join(sorted(served))}",
+            hint=f"gpuserve up, then gpuserve fleet add {record.name} ID: a fleet may serve several models",
+        )
 
 
 def _check_enough(made: Sequence[Raised], there: int, wish: FleetWish) -> None:

@@ -18,11 +18,16 @@ from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, gateway_states, members
 from gpuserve.serving.fleet.plans import replica, replicas, stored_plan, until
 from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
+from gpuserve.serving.fleet.turn import turn
 from gpuserve.serving.plan import Plan
 from gpuserve.serving.up import Options
 
 #: Seconds for which requests that are under way may hold up the end of a worker.
 DRAIN = 600.0
+#: Seconds for which ``down`` waits for a worker to be listed that the keeper was just asking for when it was ended.
+COMING = 15.0
+#: How often ``down`` deletes what is still listed.
+_TRIES = 3
 
 
 @dataclass
@@ -42,28 +47,38 @@ def scale(
 ) -> Changed:
     """Brings the number of workers to ``count``: new ones, or the least busy ones drained and deleted.
 
-    Where lost workers are replaced, that goes on at the new number.
+    Where lost workers are replaced, that goes on at the new number. Workers of another model don't count.
 
     Raises:
+        Conflict: another command is changing the fleet.
         GpuserveError: the gateway doesn't run; or a worker didn't come up, once the others have.
     """
-    daemon.ask(record, "status")
-    keeps, record = record.keep is not None, _stop_keeping(record)
-    there = [one for one in members(context, record.name) if one.fleet == record.name]
+    with turn(record.name):
+        return _scale(context, load(record.name) or record, count, emit=emit, options=options, drain=drain)
+
+
+def _scale(context: Context, record: Record, count: int, *, emit: EmitFor, options: Options, drain: float) -> Changed:
+    told = daemon.ask(record, "status")
+    if record.keep is not None:  # first of all: if this process ends in the middle, the keeper goes on
+        record = _keep(record, count)
+    there = _own(record, members(context, record.name))
+    coming = set(map(str, told["starting"])) - {one.name for one in there}
+    missing = count - len(there) - len(coming)
+    if missing < 0:
+        return _leave(context, record, _least_busy(record, there)[:-missing], emit=emit, drain=drain)
     changed = Changed()
-    try:
-        if count > len(there):
-            plan = _plan_of(record)
-            plans = replicas(plan, record.name, count - len(there))
-            record = change(record.name, until=until(plan.request.ttl)) or record
-            changed.came = raise_crew(context, plans, emit=emit, options=options)
-            await_rotation(record, came_up(changed.came))
-        elif count < len(there):
-            changed = leave(context, record, _least_busy(record, there)[: len(there) - count], emit=emit, drain=drain)
-    finally:
-        if keeps:
-            _keep(record, count)
+    if missing > 0:
+        plan = _plan_of(record)
+        plans = replicas(plan, record.name, missing)
+        record = change(record.name, until=until(plan.request.ttl)) or record
+        changed.came = raise_crew(context, plans, emit=emit, options=options)
+        await_rotation(record, came_up(changed.came))
     return changed
+
+
+def _own(record: Record, there: Sequence[Deployment]) -> list[Deployment]:
+    """Those that the fleet makes itself. Who was added and serves another model isn't counted, and stays."""
+    return [one for one in there if one.served_model == record.served_model]
 
 
 def _plan_of(record: Record) -> Plan:
@@ -75,12 +90,7 @@ def _plan_of(record: Record) -> Plan:
     return stored_plan(record)
 
 
-def _stop_keeping(record: Record) -> Record:
-    """Nobody is replaced while a command changes the number."""
-    return record if record.keep is None else _keep(record, None)
-
-
-def _keep(record: Record, count: int | None) -> Record:
+def _keep(record: Record, count: int) -> Record:
     changed = change(record.name, keep=count) or record
     with suppress(GpuserveError):  # it reads the record anyway when it starts again
         daemon.ask(changed, "reload")
@@ -102,8 +112,13 @@ def join(context: Context, record: Record, wanted: Sequence[str]) -> list[Deploy
     """Makes deployments workers of the fleet. They may serve another model: requests are routed by its name.
 
     Raises:
-        NotFound, Conflict: a name means no deployment, or one that can't join.
+        NotFound, Conflict: a name means no deployment, or one that can't join; or another command is at it.
     """
+    with turn(record.name):
+        return _join(context, record, wanted)
+
+
+def _join(context: Context, record: Record, wanted: Sequence[str]) -> list[Deployment]:
     daemon.ask(record, "status")
     chosen = [find(context, one) for one in wanted]
     for one in chosen:
@@ -131,7 +146,23 @@ def leave(
     """Takes workers out: no new requests, then the end of those under way, then the sandbox is deleted.
 
     ``drain`` is for how many seconds requests are waited for; ``spare`` leaves the sandbox alone.
+
+    Raises:
+        Conflict: another command is changing the fleet.
     """
+    with turn(record.name):
+        return _leave(context, record, chosen, emit=emit, drain=drain, spare=spare)
+
+
+def _leave(
+    context: Context,
+    record: Record,
+    chosen: Sequence[Deployment],
+    *,
+    emit: EmitFor,
+    drain: float,
+    spare: bool = False,
+) -> Changed:
     cut = _drained(record, [one.name for one in chosen], drain, emit)
     changed = Changed(cut=cut)
     if spare:
@@ -180,27 +211,37 @@ def roll(
 
     Raises:
         GpuserveError: a new worker didn't come up. Those not yet replaced stay, and so does the plan for new ones.
+        Conflict: another command is changing the fleet.
     """
+    with turn(record.name):
+        return _roll(context, load(record.name) or record, alter, emit=emit, options=options, drain=drain)
+
+
+def _roll(
+    context: Context,
+    record: Record,
+    alter: Callable[[Plan], Plan],
+    *,
+    emit: EmitFor,
+    options: Options,
+    drain: float,
+) -> Changed:
     daemon.ask(record, "status")
     plan = alter(_plan_of(record))
-    keep, record = record.keep, _stop_keeping(record)
     changed = Changed()
-    old = [one for one in members(context, record.name) if one.served_model == record.served_model]
-    try:
-        for one in old:
-            came = raise_crew(context, [replica(plan, record.name)], emit=emit, options=options)
-            changed.came += came
-            if came[0].error is not None:
-                raise came[0].error
-            await_rotation(record, came_up(came))
-            went = leave(context, record, [one], emit=emit, drain=drain)
-            changed.went += went.went
-            changed.cut += went.cut
-        asked = {"request": as_json(plan.request), "facts": as_json(plan.facts)}
-        change(record.name, **asked, until=until(plan.request.ttl))
-    finally:
-        if keep is not None:
-            _keep(record, keep)
+    for one in _own(record, members(context, record.name)):
+        came = raise_crew(context, [replica(plan, record.name)], emit=emit, options=options)
+        changed.came += came
+        if came[0].error is not None:
+            raise came[0].error
+        await_rotation(record, came_up(came))
+        went = _leave(context, record, [one], emit=emit, drain=drain)
+        changed.went += went.went
+        changed.cut += went.cut
+    asked = {"request": as_json(plan.request), "facts": as_json(plan.facts)}
+    changed_record = change(record.name, **asked, until=until(plan.request.ttl)) or record
+    with suppress(GpuserveError):  # it reads the record anyway when it starts again
+        daemon.ask(changed_record, "reload")
     return changed
 
 
@@ -239,25 +280,47 @@ def down(context: Context, name: str, *, emit: EmitFor, drain: float = DRAIN) ->
 
     Raises:
         NotFound: there is no such fleet, neither here nor on the platform.
+        Conflict: another command is changing it.
         GpuserveError: a worker may still exist.
     """
+    with turn(name):
+        return _down(context, name, emit=emit, drain=drain)
+
+
+def _down(context: Context, name: str, *, emit: EmitFor, drain: float) -> Changed:
     record = load(name)
     there = members(context, name)
     if record is None and not there:
         raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
     changed = Changed()
+    coming: set[str] = set()
     if record is not None and daemon.runs(name):
-        record = _stop_keeping(record)
         with suppress(GpuserveError):  # a gateway that doesn't answer has nothing under way
+            coming = set(map(str, daemon.ask(record, "status")["starting"]))
             changed.cut = _drained(record, [one.name for one in there], drain, emit)
     daemon.stop(name)
-    for _ in range(3):  # a worker may have been on its way up
-        if not there:
-            break
-        changed.went += delete(context, there)
-        there = members(context, name)
+    left = _delete_all(context, name, coming, changed)
     failed = [one.error for one in changed.went if one.error is not None]
-    if there:
-        raise failed[0] if failed else TimedOut(f"{', '.join(one.name for one in there)} may still exist")
+    if left:
+        hint = "" if record is not None else f"where its gateway runs: gpuserve fleet down {name}"
+        raise failed[-1] if failed else TimedOut(f"{', '.join(left)} may still exist", hint=hint)
     forget(name)
     return changed
+
+
+def _delete_all(context: Context, name: str, coming: set[str], changed: Changed) -> list[str]:
+    """Deletes all that the platform lists; the names of those left. ``coming`` may not be listed yet: made just now."""
+    deadline = time.monotonic() + (COMING if coming else 0)
+    tries = 0
+    while True:
+        there = members(context, name)
+        coming -= {one.name for one in there}
+        if there and tries == _TRIES:
+            return [one.name for one in there]
+        if there:
+            tries += 1
+            changed.went = [one for one in changed.went if one.error is None] + delete(context, there)
+        elif not coming or time.monotonic() > deadline:
+            return []
+        else:
+            time.sleep(0.5)

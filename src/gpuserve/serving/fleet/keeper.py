@@ -28,17 +28,23 @@ from gpuserve.records import GONE, Deployment
 from gpuserve.sandboxes import labels
 from gpuserve.serving.context import Context
 from gpuserve.serving.fleet.gateway import MANIFEST
+from gpuserve.serving.fleet.lost import end_of, may_have_ended
 from gpuserve.serving.fleet.member import Member
 from gpuserve.serving.fleet.record import Record, directory, forget, load, write_private
 from gpuserve.serving.fleet.replace import Replacing
 from gpuserve.serving.fleet.supervisor import OVER
+from gpuserve.serving.fleet.turn import taken
 from gpuserve.serving.reach import open_endpoint
 
 T = TypeVar("T")
 #: Seconds between two looks at the platform's list, and between two looks at each worker.
 ROSTER_EVERY, PROBE_EVERY = 4.0, 1.0
+#: Seconds after which a list has come so late that the platform, or the way to it, must have failed meanwhile.
+SLOW_LIST = 8.0
 #: Seconds within which a worker must say that it is well. Engines answer that beside their work.
 PROBE_TIMEOUT = 4.0
+#: Seconds between two questions whether the engine of a worker at which nothing listens has ended.
+ASK_AGAIN, ASK_AGAIN_BOOTING = 2.0, 15.0
 
 
 class Keeper:
@@ -81,21 +87,34 @@ class Keeper:
     async def _roster_loop(self) -> None:
         while True:
             self._poke.clear()
+            free = not taken(self.record.name)  # asked before the list: what a command did shows in the list then
+            began = time.monotonic()
             try:
                 found = await self.thread(self._listed)
             except GpuserveError as error:
+                self._forgive()
                 if self._unlisted != error.message:
                     self.say(f"the workers can't be listed: {error.message}")
                 self._unlisted = error.message
             else:
                 self._unlisted = ""
+                if time.monotonic() - began > SLOW_LIST:
+                    self._forgive()
                 await self._settle(found)
+                if free and self.draining:
+                    self.say(f"{', '.join(sorted(self.draining))}: whoever drained that is gone; in rotation again")
+                    self._drain(list(self.draining), drain=False)
                 if not found and self.record.until is not None and time.time() > self.record.until:
                     self.say("the fleet's time is over, and no worker is left")
                     self.over = True
                     return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._poke.wait(), ROSTER_EVERY)
+
+    def _forgive(self) -> None:
+        """While the platform can't be asked, this machine's own network may be what fails: nobody is lost by that."""
+        for member in self.members.values():
+            member.forgive()
 
     def _listed(self) -> list[Deployment]:
         mine = self.context.sandboxes(self.record.place).deployments()
@@ -167,8 +186,19 @@ class Keeper:
         health = await self.thread(lambda: _look(used, member.deployment))
         if health.state is HealthState.REFUSED and await member.way.renewed(used) is not None:
             health = await self.thread(lambda: _look(member.way.upstream, member.deployment))
-        if self.members.get(member.name) is member:
-            self._judge(member, health)
+        if self.members.get(member.name) is not member:
+            return
+        self._judge(member, health)
+        if may_have_ended(health) and member.to_be_asked_for(ASK_AGAIN if member.ever_well else ASK_AGAIN_BOOTING):
+            ended = await self.thread(partial(end_of, self.context, member.deployment))
+            if ended and self.members.get(member.name) is member and not self._booted_by_somebody(member):
+                member.ended = ended
+                self._judge(member, health)
+                self._poke.set()
+
+    def _booted_by_somebody(self, member: Member) -> bool:
+        """Whether it is just being brought up: whoever does that sees to its failure too."""
+        return not member.ever_well and (member.name in self.replacing.starting or taken(self.record.name))
 
     def _judge(self, member: Member, health: Health) -> None:
         was = member.well
@@ -207,13 +237,13 @@ class Keeper:
             case "status":
                 return self.status()
             case "poke":
-                self._poke.set()
+                self.poke()
             case "drain" | "undrain":
                 self._drain(list(map(str, cast("list[object]", fields["names"]))), drain=name == "drain")
             case "reload":
                 self.record = load(self.record.name) or self.record
                 self.replacing.reset()
-                self._poke.set()
+                self.poke()
             case _:
                 raise UsageError(f"no order {name!r}")
         return self.status()
@@ -226,13 +256,24 @@ class Keeper:
     def status(self) -> dict[str, object]:
         """All members, for ``fleet status``."""
         rows = [one.as_dict(draining=name in self.draining) for name, one in self.members.items()]
-        return {"workers": rows, "keep": self.record.keep, "problem": self.problem, "pid": os.getpid()}
+        starting = sorted(self.replacing.starting)
+        return {
+            "workers": rows,
+            "keep": self.record.keep,
+            "starting": starting,
+            "problem": self.problem,
+            "pid": os.getpid(),
+        }
 
     # -- inner -----------------------------------------------------------------------------------------------------
 
     async def thread(self, call: Callable[[], T]) -> T:
         """What ``call`` returns, called in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    def poke(self) -> None:
+        """Has the list of workers read now."""
+        self._poke.set()
 
     def say(self, text: str) -> None:
         """Notes something in the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gpuserve.client.health import Health, HealthState
 from gpuserve.proxy.upstream import Way
@@ -16,7 +16,10 @@ FAILURES = 2
 
 @dataclass
 class Member:
-    """A worker. ``well`` says that it is in rotation, ``ever_well`` that it once was."""
+    """A worker. ``well`` says that it is in rotation, ``ever_well`` that it once was.
+
+    ``ended`` says how its engine ended, where that is sure; ``asked_at`` is when that was last asked for.
+    """
 
     deployment: Deployment
     way: Way
@@ -26,6 +29,8 @@ class Member:
     detail: str = ""
     failures: int = 0
     failing_since: float | None = None
+    ended: str = ""
+    asked_at: float = field(default=float("-inf"), repr=False)
 
     @property
     def name(self) -> str:
@@ -46,16 +51,32 @@ class Member:
         """Judges it by another look."""
         if health.ready:
             self.well, self.ever_well, self.state, self.detail = True, True, "ready", ""
-            self.failures, self.failing_since = 0, None
+            self.failures, self.failing_since, self.ended = 0, None, ""
             return
         self.failures += 1
         self.detail = health.detail
         if self.ever_well and self.failing_since is None:
             self.failing_since = time.monotonic()
+        if self.ended:
+            self.well, self.state, self.detail = False, "ended", self.ended
+            return
         sure = health.state in (HealthState.REFUSED, HealthState.GONE)
         if sure or self.failures >= FAILURES:
             self.well = False
             self.state = health.state.value if sure else ("unwell" if self.ever_well else "booting")
+
+    def to_be_asked_for(self, pause: float) -> bool:
+        """Whether it is time to ask once more how its engine is; at most every ``pause`` seconds."""
+        now = time.monotonic()
+        if self.ended or now - self.asked_at < pause:
+            return False
+        self.asked_at = now
+        return True
+
+    def forgive(self) -> None:
+        """Forgets for how long it has failed, but not that it does: nobody could be reached, which is not its doing."""
+        if self.failing_since is not None:
+            self.failing_since = time.monotonic()
 
     def as_dict(self, *, draining: bool) -> dict[str, object]:
         """As the keeper tells it; no secret."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gpuserve.errors import UsageError
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.fleet.record import Record, known
@@ -19,6 +22,19 @@ def meant(context: Context, wanted: str | None) -> Record | None:
         return None
     others = [one for one in context.cache.all() if one.deployment.fleet != fleets[0].name]
     return None if others else fleets[0]
+
+
+def fleets_among(wanted: Sequence[str]) -> list[str]:
+    """Those of ``wanted`` that are fleets whose gateway was started on this machine. Nobody is asked."""
+    mine = {one.name for one in known()}
+    return [one for one in wanted if one in mine]
+
+
+def check_no_fleet(context: Context, wanted: str | None, what: str, hint: str) -> None:
+    """Raises ``UsageError`` where a fleet is meant, which ``what`` can't be done with."""
+    record = meant(context, wanted)
+    if record is not None:
+        raise UsageError(f"{record.name} is a fleet: {what}", hint=hint)
 
 
 def reach_fleet(context: Context, wanted: str | None) -> tuple[Deployment, Endpoint] | None:

@@ -140,6 +140,11 @@ def load(name: str) -> Record | None:
     return None
 
 
+def remembered(name: str) -> bool:
+    """Whether anything is remembered, even what can't be read."""
+    return (directory(name) / _FILE).exists()
+
+
 def change(name: str, **values: Any) -> Record | None:
     """The record with other values, written; None if there is none."""
     known = load(name)
