@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -181,6 +182,10 @@ class Told:
         return self.status == 200 and not self.broken and "error" not in self.text
 
 
+#: What customers were told that was no answer, word for word.
+UGLY: list[str] = []
+
+
 @asynccontextmanager
 async def customers(fleet: Fleet) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the fleet without a limit to its connections."""
@@ -205,7 +210,10 @@ async def ask(client: aiohttp.ClientSession, fleet: Fleet, words: str = "hi", **
                     pieces.append(piece)
             except aiohttp.ClientError:
                 broken = True
-            return Told(answer.status, worker, b"".join(pieces).decode(), broken)
+            told = Told(answer.status, worker, b"".join(pieces).decode(), broken)
+            if not told.good:
+                UGLY.append(f"{answer.headers}{told.text}")
+            return told
     except aiohttp.ClientError as error:
         return Told(0, "", repr(error), broken=True)
 
@@ -238,7 +246,15 @@ class Crowd:
         return [one for one in self.told if not one.good]
 
 
-async def shares(fleet: Fleet, groups: int, each: int, at_once: int) -> dict[int, Counter[str]]:
+def report(what: str, crowd: Crowd, began: float) -> None:
+    """The numbers of one fault, for the closing note (``pytest -s``)."""
+    seconds = time.monotonic() - began
+    print(f"\n{what}: {len(crowd.told)} requests, {len(crowd.bad)} lost, {seconds:.1f} s until all was well")  # noqa: T201  # the numbers
+
+
+async def shares(
+    fleet: Fleet, groups: int, each: int, at_once: int, *, told: list[Told] | None = None, **more: Any
+) -> dict[int, Counter[str]]:
     """How often each worker answered each group of questions that begin with the same long text."""
     found: dict[int, Counter[str]] = {number: Counter() for number in range(groups)}
     gate = asyncio.Semaphore(at_once)
@@ -247,9 +263,11 @@ async def shares(fleet: Fleet, groups: int, each: int, at_once: int) -> dict[int
 
         async def one(group: int, turn: int) -> None:
             async with gate:
-                told = await ask(client, fleet, f"context {group} " * 300 + f"question {turn}", delay=0.05)
-                assert told.good, told
-                found[group][told.worker] += 1
+                answer = await ask(client, fleet, f"context {group} " * 300 + f"question {turn}", **more)
+                assert answer.good, answer
+                found[group][answer.worker] += 1
+                if told is not None:
+                    told.append(answer)
 
         await asyncio.gather(*(one(group, turn) for turn in range(each) for group in range(groups)))
     return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from e2e.fleetbench import Fleet, fleet_of
+from e2e.fleetbench import Fleet, Told, fleet_of, shares
 from e2e.test_ci_contract import conforms
 from e2e.test_tools_engine import OPENING, TEMPLATE
 from e2e.usershell import QUICK, Shell, bring_up, make_shell
@@ -93,7 +96,9 @@ def test_commands_take_a_fleet_where_they_take_a_deployment(fleet: Fleet) -> Non
     script = 'curl -sf "$OPENAI_BASE_URL/models" -H "Authorization: Bearer $OPENAI_API_KEY"'
     done = shell.ok("connect", "real", "--", "sh", "-c", script)
     assert fleet.model in done.out
-    assert shell.run("logs", "real").status == 4
+    logs = shell.run("logs", "real")
+    assert logs.status == 4
+    assert all(name in logs.err for name in fleet.asked["workers"])
 
 
 def test_only_the_key_opens_the_gateway(fleet: Fleet) -> None:
@@ -126,6 +131,21 @@ def test_nobody_comes_around_the_gateway(fleet: Fleet) -> None:
     mine = [line for line in listening if any(f"pid={one.pid}," in line for one in fleet.processes().values())]
     assert len(mine) >= 3
     assert all(line.split()[3].startswith("127.0.0.1:") for line in mine), mine
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_of_this_machine_gets_no_answer(fleet: Fleet) -> None:
+    """They reach the port, and nothing behind it."""
+
+    def nobody(*argv: str) -> str:
+        done = subprocess.run(("curl", "-s", *argv), user="nobody", cwd="/", capture_output=True, text=True, timeout=30)
+        return done.stdout
+
+    worker = f"http://127.0.0.1:{fleet.record['injector_port']}/w/{fleet.asked['workers'][0]}"
+    assert json.loads(nobody(f"{worker}/health")) == {"status": "ok"}
+    body = json.dumps({"model": fleet.model, "messages": [{"role": "user", "content": "hi"}]})
+    for url in (f"{worker}/v1/chat/completions", f"{fleet.base}/v1/chat/completions"):
+        assert nobody("-o", "/dev/null", "-w", "%{http_code}", "-d", body, url) == "401"
 
 
 def test_no_worker_credential_is_anywhere(fleet: Fleet) -> None:
@@ -166,6 +186,53 @@ def test_the_state_of_a_fleet(fleet: Fleet) -> None:
 
 
 @pytest.mark.slow
+def test_batch_bench_and_extend_take_a_fleet(fleet: Fleet) -> None:
+    shell = fleet.shell
+    (shell.home / "rows.txt").write_text("".join(f"Count to {number}.\n" for number in range(12)))
+    before = {name: one["served"] for name, one in fleet.workers().items()}
+    done = shell.ok("batch", "rows.txt", "--id", "real", "--max-tokens", "4", "--json").data
+    assert (done["rows"], done["answered"], done["in_sandbox"]) == (12, 12, False)
+    served = {name: one["served"] - before[name] for name, one in fleet.workers().items()}
+    assert sum(served.values()) == 12, served
+    measured = ("--concurrency", "2", "--requests", "4", "--prompt-tokens", "32", "--output-tokens", "4", "--json")
+    found = shell.ok("bench", "real", *measured).data
+    assert (found["name"], len(found["points"])) == ("real", 1)
+    assert shell.ok("extend", "real", "3h", "--json").data["name"] == "real"
+    assert all(3600 * 2.9 < row["seconds_left"] < 3600 * 3.1 for row in shell.live())
+    assert abs(fleet.record["until"] - time.time() - 3 * 3600) < 600
+
+
+@pytest.mark.slow
+def test_a_name_means_one_thing(fleet: Fleet) -> None:
+    shell, worker = fleet.shell, fleet.asked["workers"][0]
+    for argv in (("up", "--name", "real"), ("fleet", "up", "--replicas", "1", "--name", worker)):
+        done = shell.run(*argv, *QUICK, "--json")
+        assert (done.status, done.error["code"]) == (5, "conflict"), done
+    other = shell.run("fleet", "up", *QUICK, "--replicas", "3", "--name", "real", "--served-as", "other", "--json")
+    assert "serves" in other.error["message"]
+    assert fleet.record["served_model"] == fleet.model
+    assert set(fleet.workers()) == set(fleet.asked["workers"])
+    assert not (fleet.home.parent / worker).exists()
+
+
+@pytest.mark.slow
+def test_real_engines_find_what_they_have_read_before(fleet: Fleet) -> None:
+    """Three workers: who asks with a known beginning comes to the one that knows it, and none has more than half."""
+    fleet.shell.ok("fleet", "scale", "real", "3")
+    told: list[Told] = []
+    found = asyncio.run(shares(fleet, groups=9, each=5, at_once=4, told=told, max_tokens=2))
+    main = [counts.most_common(1)[0][1] / counts.total() for counts in found.values()]
+    assert sum(main) / len(main) >= 0.9, found
+    loads = [sum(counts[worker] for counts in found.values()) for worker in fleet.rotation()]
+    assert len(loads) == 3
+    assert max(loads) <= sum(loads) / 2, loads
+    cached = [json.loads(one.text)["usage"]["prompt_tokens_details"]["cached_tokens"] for one in told]
+    assert sum(tokens > 500 for tokens in cached) >= 9 * 3, cached
+    print(f"\n3 real workers: main {sum(main) / len(main):.2f}, loads {loads}, cached {sorted(cached)}")  # noqa: T201  # the numbers
+    fleet.shell.ok("fleet", "scale", "real", "2")
+
+
+@pytest.mark.slow
 def test_a_fleet_of_two_models(fleet: Fleet) -> None:
     """A deployment that serves something else joins; the gateway goes by the model that a request names."""
     other = bring_up(fleet.shell, "--name", "other", "--served-as", "another")
@@ -174,7 +241,10 @@ def test_a_fleet_of_two_models(fleet: Fleet) -> None:
     assert message(answer)["content"]
     assert answer.headers["x-smg-routed-worker-id"].endswith("/other")
     assert not chat(fleet).headers["x-smg-routed-worker-id"].endswith("/other")
+    assert chat(fleet, model="a-third").status_code == 404
     assert fleet.status()["models"] == ["another", fleet.model]
+    came = fleet.shell.ok("fleet", "scale", "real", "2", "--json").data
+    assert (came["came"], came["went"]) == ([], [])  # who serves something else isn't counted
     removed = fleet.shell.ok("fleet", "remove", "real", "other", "--spare", "--json").data
     conforms("fleet remove", removed)
     assert other["name"] in [row["name"] for row in fleet.shell.live()]

@@ -37,7 +37,7 @@ def under_load(fleet: Fleet, fault: Callable[[], Awaitable[None]], **more: objec
 
 
 def test_questions_with_the_same_beginning_go_to_the_same_worker(fleet: Fleet) -> None:
-    found = asyncio.run(shares(fleet, groups=12, each=10, at_once=8))
+    found = asyncio.run(shares(fleet, groups=12, each=10, at_once=8, delay=0.05))
     main = [counts.most_common(1)[0][1] / counts.total() for counts in found.values()]
     assert sum(main) / len(main) >= 0.9, found
     loads = [sum(counts[worker] for counts in found.values()) for worker in fleet.rotation()]

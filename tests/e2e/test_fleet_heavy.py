@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.fleetbench import SCRIPTED, Crowd, Fleet, ask, customers, fleet_of, kill, scripted_shell
+from e2e.fleetbench import SCRIPTED, UGLY, Crowd, Fleet, ask, customers, fleet_of, kill, report, scripted_shell
 from e2e.usershell import Shell, eventually
 
 pytestmark = pytest.mark.slow
@@ -30,11 +30,6 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def fleet(shell: Shell) -> Iterator[Fleet]:
     with fleet_of(shell, "f", *SCRIPTED, "--replicas", "3", "--keep", "3", "--lost-after", "10m") as made:
         yield made
-
-
-def report(what: str, crowd: Crowd, began: float) -> None:
-    seconds = time.monotonic() - began
-    print(f"\n{what}: {len(crowd.told)} requests, {len(crowd.bad)} lost, {seconds:.1f} s until all was well")  # noqa: T201  # the numbers
 
 
 def test_a_worker_that_is_killed_idle_costs_nothing_and_is_replaced(fleet: Fleet) -> None:
@@ -173,6 +168,22 @@ def test_a_rolling_change_loses_nothing(fleet: Fleet) -> None:
     for worker in fleet.rotation():
         assert any("1234" in one.cmdline() for one in fleet.engine(worker))
     assert fleet.record["request"]["engine_args"] == ["--max-model-len", "1234"]
+
+
+def test_no_credential_was_told_while_all_that_went_wrong(fleet: Fleet) -> None:
+    """Not of any worker that there ever was, nor the account's: to no client, in no log, no metric, no list."""
+    import httpx
+
+    store = json.loads(next(fleet.shell.home.rglob("store.json")).read_text())
+    tokens = {one["token"] for one in store["sandboxes"].values()}
+    tokens.add(fleet.shell.ok("host", "status", "--show-key", "--json").data["api_key"])
+    assert len(tokens) > 4
+    ours = {"Authorization": f"Bearer {fleet.key}"}
+    told = [*UGLY, fleet.log, json.dumps(fleet.status()), httpx.get(f"{fleet.base}/workers", headers=ours).text]
+    told.append(httpx.get(f"http://127.0.0.1:{fleet.record['metrics_port']}/metrics").text)
+    assert UGLY
+    assert not [text for text in told for token in tokens if token in text]
+    assert not [text for text in UGLY if "/preview/" in text or "<html" in text]  # addresses, and sign-in pages
 
 
 def test_enough_is_enough_and_too_few_leave_nothing(fleet: Fleet) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from fakes.fleetparts import REQUEST, a_record, worker
 from fakes.wire import Answer, Heard, Wire
 from gpuserve import engines
 from gpuserve.client.health import Health, HealthState
@@ -24,33 +25,17 @@ from gpuserve.errors import NotFound, UsageError
 from gpuserve.proxy.injector import Injector
 from gpuserve.proxy.server import listen
 from gpuserve.proxy.upstream import Upstream, Way
-from gpuserve.records import FLEET_LABEL, Deployment, Endpoint, ModelFacts, ServeRequest
+from gpuserve.records import Endpoint, ModelFacts, ServeRequest
 from gpuserve.serving.find import resolve
 from gpuserve.serving.fleet import record as records
 from gpuserve.serving.fleet.gateway import flags
+from gpuserve.serving.fleet.lost import may_have_ended
 from gpuserve.serving.fleet.member import FAILURES, Member
 from gpuserve.serving.fleet.plans import check_fleet_name, replacement, replicas, until
-from gpuserve.serving.fleet.record import Record, as_json, from_json, new_addresses
+from gpuserve.serving.fleet.record import as_json, from_json, new_addresses
 from gpuserve.serving.plan import make_plan
 
 KEY, CONTROL = "fleet-key-of-the-gateway", "ctl-key-of-the-commands"
-REQUEST = ServeRequest(
-    model="m/n", engine="vllm", gpus=("H100",), env={"HF_TOKEN": "hf_x"}, engine_args=("--a", "b"), api_key="k" * 12
-)
-
-
-def a_record(**more: object) -> Record:
-    place = {"place": "local", "engine": "vllm", "model": "m/n", "served_model": "m/n", **new_addresses(0)}
-    return Record(**{"name": "f", **place, "request": as_json(REQUEST), **more})  # type: ignore[arg-type]
-
-
-def worker(name: str = "f-1", **more: str) -> Deployment:
-    return Deployment(
-        name=name, sandbox_id=f"id-{name}", place="local", state="started", engine="vllm", model="m", served_model="m",
-        port=1, session="s", run_id="r", labels={FLEET_LABEL: "f"} | more,
-    )  # fmt: skip
-
-
 # -- what is remembered ------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +147,35 @@ def test_one_missed_look_ends_nothing_and_a_refusal_is_believed_at_once() -> Non
     assert (member.failing_for, member.failures) == (0.0, 0)
     member.take(Health(HealthState.REFUSED))
     assert (member.well, member.lost_touch) == (False, False)
+
+
+def test_a_worker_whose_engine_ended_is_out_at_once_and_back_if_it_answers() -> None:
+    member = Member(worker(), Way("f-1", Upstream(Endpoint(url="http://127.0.0.1:9", served_model="m"))))
+    member.take(Health(HealthState.READY))
+    member.take(Health(HealthState.NOT_YET, status=502))
+    assert member.well
+    assert member.to_be_asked_for(60)
+    assert not member.to_be_asked_for(60)
+    member.ended = "its engine ended with exit code 137"
+    member.take(Health(HealthState.NOT_YET, status=502))
+    assert (member.well, member.state, member.detail) == (False, "ended", member.ended)
+    assert not member.to_be_asked_for(0)
+    member.take(Health(HealthState.READY))
+    assert (member.well, member.state, member.ended) == (True, "ready", "")
+
+
+@pytest.mark.parametrize(
+    ("health", "asked"),
+    [
+        (Health(HealthState.NOT_YET, status=502), True),
+        (Health(HealthState.UNREACHABLE), True),
+        (Health(HealthState.NOT_YET, "no answer within 4 s"), False),
+        (Health(HealthState.NOT_YET, status=503), False),
+        (Health(HealthState.READY, status=200), False),
+    ],
+)
+def test_who_may_have_ended(health: Health, asked: bool) -> None:
+    assert may_have_ended(health) is asked
 
 
 # -- the injector ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from functools import partial
 from gpuserve.errors import GpuserveError, Interrupted
 from gpuserve.serving.context import Context
 from gpuserve.serving.events import Event
+from gpuserve.serving.fleet.look import at_place
 from gpuserve.serving.plan import Plan
 from gpuserve.serving.up import Deployed, Options, up
 from gpuserve.state import Cache
@@ -69,6 +70,7 @@ def _one(context: Context, plan: Plan, emit: Callable[[Event], None], options: O
     """One worker, by a client of its own: those of the platform's SDK aren't made to be shared while they wait."""
     own = Context(context.settings, Cache(context.cache.path), context.local)
     try:
+        at_place(own, plan.place)
         return Raised(plan.name, deployed=up(plan, own, emit=emit, options=options))
     except GpuserveError as error:
         return Raised(plan.name, error=error)

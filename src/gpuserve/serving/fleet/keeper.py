@@ -44,7 +44,7 @@ SLOW_LIST = 8.0
 #: Seconds within which a worker must say that it is well. Engines answer that beside their work.
 PROBE_TIMEOUT = 4.0
 #: Seconds between two questions whether the engine of a worker at which nothing listens has ended.
-ASK_AGAIN, ASK_AGAIN_BOOTING = 2.0, 15.0
+ASK_AGAIN, ASK_AGAIN_BOOTING = 2.0, 5.0
 
 
 class Keeper:
@@ -190,7 +190,7 @@ class Keeper:
             return
         self._judge(member, health)
         if may_have_ended(health) and member.to_be_asked_for(ASK_AGAIN if member.ever_well else ASK_AGAIN_BOOTING):
-            ended = await self.thread(partial(end_of, self.context, member.deployment))
+            ended = await self.thread(partial(end_of, self.context, member.deployment, member.booting_for))
             if ended and self.members.get(member.name) is member and not self._booted_by_somebody(member):
                 member.ended = ended
                 self._judge(member, health)

@@ -27,7 +27,7 @@ def members(context: Context, name: str) -> list[Deployment]:
     record = load(name)
     errors: list[GpuserveError] = []
     if record is not None:
-        found = [one for one in _at(context, record.place).deployments() if one.state not in GONE]
+        found = [one for one in at_place(context, record.place).deployments() if one.state not in GONE]
     else:
         found, errors = live(context)
     mine = sorted((one for one in found if one.fleet == name), key=lambda one: one.name)
@@ -36,7 +36,7 @@ def members(context: Context, name: str) -> list[Deployment]:
     return mine
 
 
-def _at(context: Context, place: str) -> Sandboxes:
+def at_place(context: Context, place: str) -> Sandboxes:
     """The sandboxes of a place. This machine's host, when it has much to do, may not say at once that it is there."""
     for _ in range(4):
         with suppress(PlatformError):

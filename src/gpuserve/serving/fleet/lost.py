@@ -8,8 +8,9 @@ from gpuserve.client.health import Health, HealthState
 from gpuserve.errors import GpuserveError
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
-from gpuserve.serving.reap import LAUNCH_GRACE
 
+#: Seconds within which whoever made a sandbox starts its engine, once it runs.
+NEVER = 15.0
 #: Seconds between two looks that must agree: an engine that is just being started anew is gone for a moment too.
 _AGAIN = 0.5
 
@@ -19,22 +20,24 @@ def may_have_ended(health: Health) -> bool:
     return health.status == 502 or health.state is HealthState.UNREACHABLE
 
 
-def end_of(context: Context, deployment: Deployment) -> str:
-    """How the worker's engine ended, in words; "" while it lives, or where nothing is sure. Raises nothing."""
-    first = _ended(context, deployment)
+def end_of(context: Context, deployment: Deployment, booting: float) -> str:
+    """How the worker's engine ended, in words; "" while it lives, or where nothing is sure. Raises nothing.
+
+    ``booting`` is for how many seconds its sandbox has run without the engine ever having been well; 0 if it was.
+    """
+    first = _ended(context, deployment, booting)
     if not first:
         return ""
     time.sleep(_AGAIN)
-    return first[1] if _ended(context, deployment) == first else ""
+    return first[1] if _ended(context, deployment, booting) == first else ""
 
 
-def _ended(context: Context, deployment: Deployment) -> tuple[str, str] | None:
+def _ended(context: Context, deployment: Deployment, booting: float) -> tuple[str, str] | None:
     """The command that ended, and how."""
     try:
         session = context.sandboxes(deployment.place).session(deployment)
         if not session.attach():
-            late = (deployment.age() or 0.0) > LAUNCH_GRACE
-            return ("", "its engine was never started") if late else None
+            return ("", "its engine was never started") if booting > NEVER else None
         code = session.exit_code()
         if code is not None:
             return session.command_id, f"its engine ended with exit code {code}"

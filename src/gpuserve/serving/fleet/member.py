@@ -18,7 +18,8 @@ FAILURES = 2
 class Member:
     """A worker. ``well`` says that it is in rotation, ``ever_well`` that it once was.
 
-    ``ended`` says how its engine ended, where that is sure; ``asked_at`` is when that was last asked for.
+    ``ended`` says how its engine ended, where that is sure; ``asked_at`` is when that was last asked for,
+    ``since`` when it came.
     """
 
     deployment: Deployment
@@ -30,6 +31,7 @@ class Member:
     failures: int = 0
     failing_since: float | None = None
     ended: str = ""
+    since: float = field(default_factory=time.monotonic, repr=False)
     asked_at: float = field(default=float("-inf"), repr=False)
 
     @property
@@ -41,6 +43,11 @@ class Member:
     def lost_touch(self) -> bool:
         """Whether what it was asked won't be answered any more; a refused credential doesn't stop what is under way."""
         return not self.well and self.state != "refused"
+
+    @property
+    def booting_for(self) -> float:
+        """For how many seconds it has been here without ever having been well; 0 once it was."""
+        return 0.0 if self.ever_well else time.monotonic() - self.since
 
     @property
     def failing_for(self) -> float:

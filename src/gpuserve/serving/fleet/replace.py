@@ -13,6 +13,7 @@ from gpuserve.errors import GpuserveError
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.events import Event, Warned
+from gpuserve.serving.fleet.look import at_place
 from gpuserve.serving.fleet.plans import replacement
 from gpuserve.serving.fleet.turn import taken
 from gpuserve.serving.plan import Plan
@@ -37,7 +38,7 @@ class Replacing:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self.starting: set[str] = set()
         # Of its own: workers take minutes to boot, and the others must be looked at meanwhile.
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="replace")
@@ -91,8 +92,8 @@ class Replacing:
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _end(self, deployment: Deployment, why: str) -> None:
         keeper = self._keeper
@@ -113,8 +114,12 @@ class Replacing:
             if isinstance(event, Warned):
                 keeper.say(f"{plan.name}: {event.text}")
 
+        def work() -> None:
+            at_place(context, plan.place)
+            up(plan, context, emit=tell)
+
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, lambda: up(plan, context, emit=tell))
+            await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except GpuserveError as error:
             if self._failures == failures:  # what fails at the same time fails once
                 self._failures += 1
