@@ -95,11 +95,11 @@ def test_a_token_that_changes_is_asked_for_anew(fleet: Fleet) -> None:
     async def story() -> None:
         async with asyncio.timeout(120), Crowd(fleet, 8, delay=0.05) as crowd:
             await asyncio.sleep(1)
-            began = time.monotonic()
             await asyncio.to_thread(change_token, shell, store, token, "n" * 32)
+            began = time.monotonic()
             await asyncio.to_thread(eventually, lambda: "n" * 32 in cache.read_text())
             await asyncio.to_thread(fleet.wait_for, 2, within=10)
-            report("token rotated", crowd, began)
+            report("token rotated and the platform back", crowd, began)
         assert crowd.bad == []
 
     asyncio.run(story())

@@ -160,8 +160,8 @@ def test_one_command_at_a_time() -> None:
 
 def test_a_turn_ends_with_its_process() -> None:
     records.save(a_record())
-    code = "import time\nfrom gpuserve.serving.fleet.turn import turn\nwith turn('f'):\n print('', flush=True)\n time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    code = "from gpuserve.serving.fleet.turn import turn\nwith turn('f'):\n print(flush=True)\n input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         assert taken("f")

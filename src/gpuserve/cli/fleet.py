@@ -228,7 +228,7 @@ def start(
     run: Run,
     name: Name,
     gateway_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Its port on 127.0.0.1, if it is new here; 0 takes a free one.")
+        int, typer.Option(min=0, max=65535, help="Its port on 127.0.0.1; 0: the one it had, or a free one.")
     ] = 0,
 ) -> None:
     """Start a fleet's gateway on this machine, after a reboot or for a fleet that was brought up elsewhere."""

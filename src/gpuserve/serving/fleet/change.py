@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, TimedOut
+from gpuserve.proxy.server import listen
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.down import Gone, delete
@@ -19,7 +20,7 @@ from gpuserve.serving.fleet.look import await_rotation, gateway_states, members
 from gpuserve.serving.fleet.plans import replica, replicas, stored_plan, until
 from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
 from gpuserve.serving.fleet.turn import turn
-from gpuserve.serving.plan import Plan
+from gpuserve.serving.plan import Plan, free_port
 from gpuserve.serving.up import Options
 
 #: Seconds for which requests that are under way may hold up the end of a worker.
@@ -183,16 +184,17 @@ def _drained(record: Record, names: Sequence[str], patience: float, emit: EmitFo
     if not here:
         return 0
     deadline = time.monotonic() + patience
-    busy: dict[str, int] = {}
+    busy: dict[str, int] | None = None
     while True:
         with suppress(NetworkError):  # a keeper that is being started again: it is told anew
             rows = daemon.ask(record, "drain", names=here)["workers"]
             busy = {row["name"]: row["in_flight"] for row in rows if row["name"] in here and row["in_flight"]}
         states = gateway_states(record)
         routed = any(states.get(name) == "ready" for name in here)
-        if (not busy and not routed) or time.monotonic() > deadline:
+        if (busy == {} and not routed) or time.monotonic() > deadline:
             break
         time.sleep(0.2)
+    busy = busy or {}
     for name in here:
         emit(name, Noted(f"drained, with {busy[name]} requests still under way" if name in busy else "drained"))
     return sum(busy.values())
@@ -249,7 +251,7 @@ def _roll(
 
 
 def start(context: Context, name: str, *, port: int = 0) -> Record:
-    """Starts the fleet's gateway on this machine, for the workers that there are.
+    """Starts the fleet's gateway on this machine, for the workers that there are; ``port`` 0 is the one it had.
 
     A machine that doesn't know the fleet makes a key and an address of its own for it.
 
@@ -271,8 +273,21 @@ def start(context: Context, name: str, *, port: int = 0) -> Record:
             **new_addresses(port),  # type: ignore[arg-type]  # ports and keys
         )
         save(record)
+    elif not daemon.runs(name):
+        record = change(name, **_addresses(record, port)) or record
     daemon.start(record, context.settings)
     return record
+
+
+def _addresses(record: Record, port: int) -> dict[str, int]:
+    """Ports for a gateway that starts again: the one asked for, and others for what only the fleet itself uses."""
+    found = {"port": port} if port else {}
+    for name in ("injector_port", "metrics_port"):
+        try:
+            listen(getattr(record, name)).close()
+        except Conflict:  # another program has it by now
+            found[name] = free_port()
+    return found
 
 
 def down(context: Context, name: str, *, emit: EmitFor, drain: float = DRAIN) -> Changed:

@@ -90,7 +90,8 @@ class Keeper:
             free = not taken(self.record.name)  # asked before the list: what a command did shows in the list then
             began = time.monotonic()
             try:
-                found = await self.thread(self._listed)
+                here = [one.deployment.sandbox_id for one in self.members.values()]
+                found = await self.thread(partial(self._listed, here))
             except GpuserveError as error:
                 self._forgive()
                 if self._unlisted != error.message:
@@ -116,9 +117,16 @@ class Keeper:
         for member in self.members.values():
             member.forgive()
 
-    def _listed(self) -> list[Deployment]:
-        mine = self.context.sandboxes(self.record.place).deployments()
-        return [one for one in mine if one.fleet == self.record.name and one.state not in GONE]
+    def _listed(self, here: list[str]) -> list[Deployment]:
+        """Who belongs to the fleet. ``here`` are the sandboxes of members: who isn't listed is asked for by name.
+
+        One list with a gap must not cut off a worker's requests, nor bring another up in its place.
+        """
+        sandboxes = self.context.sandboxes(self.record.place)
+        listed = sandboxes.deployments()
+        missed = [sandboxes.find(one) for one in set(here) - {one.sandbox_id for one in listed}]
+        found = [*listed, *(one for one in missed if one is not None)]
+        return [one for one in found if one.fleet == self.record.name and one.state not in GONE]
 
     async def _settle(self, found: list[Deployment]) -> None:
         """Brings the members in line with what the platform lists."""
