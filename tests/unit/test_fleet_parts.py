@@ -30,7 +30,7 @@ from gpuserve.serving.find import resolve
 from gpuserve.serving.fleet import record as records
 from gpuserve.serving.fleet.gateway import flags
 from gpuserve.serving.fleet.lost import may_have_ended
-from gpuserve.serving.fleet.member import FAILURES, Member
+from gpuserve.serving.fleet.member import FAILURES, FAILURES_IN_DOUBT, Member
 from gpuserve.serving.fleet.plans import check_fleet_name, replacement, replicas, until
 from gpuserve.serving.fleet.record import as_json, from_json, new_addresses
 from gpuserve.serving.plan import make_plan
@@ -147,6 +147,21 @@ def test_one_missed_look_ends_nothing_and_a_refusal_is_believed_at_once() -> Non
     assert (member.failing_for, member.failures) == (0.0, 0)
     member.take(Health(HealthState.REFUSED))
     assert (member.well, member.lost_touch) == (False, False)
+
+
+def test_a_silence_that_all_share_is_borne_longer() -> None:
+    """This machine may be so busy that nobody's answer is heard in time."""
+    member = Member(worker(), Way("f-1", Upstream(Endpoint(url="http://127.0.0.1:9", served_model="m"))))
+    member.take(Health(HealthState.READY))
+    for number in range(1, FAILURES_IN_DOUBT + 1):
+        member.take(Health(HealthState.NOT_YET, "no answer within 4 s"), doubt=True)
+        assert member.well is (number < FAILURES_IN_DOUBT)
+    member.take(Health(HealthState.READY))
+    member.take(Health(HealthState.NOT_YET), doubt=True)
+    member.take(Health(HealthState.NOT_YET))
+    assert member.well  # one sure failure, and one that may be nobody's
+    member.take(Health(HealthState.NOT_YET))
+    assert not member.well
 
 
 def test_a_worker_whose_engine_ended_is_out_at_once_and_back_if_it_answers() -> None:

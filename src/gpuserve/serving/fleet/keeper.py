@@ -43,6 +43,8 @@ ROSTER_EVERY, PROBE_EVERY = 4.0, 1.0
 SLOW_LIST = 8.0
 #: Seconds within which a worker must say that it is well. Engines answer that beside their work.
 PROBE_TIMEOUT = 4.0
+#: Seconds within which a worker answers where nothing is slow.
+QUICK = 1.0
 #: Seconds between two questions whether the engine of a worker at which nothing listens has ended.
 ASK_AGAIN, ASK_AGAIN_BOOTING = 2.0, 5.0
 
@@ -58,6 +60,7 @@ class Keeper:
         self.problem = ""
         self.over = False
         self._unlisted = ""
+        self._heard: dict[str, float] = {}
         self._place = directory(record.name)
         self._manifest = ""
         self._poke = asyncio.Event()
@@ -190,13 +193,15 @@ class Keeper:
             await asyncio.sleep(PROBE_EVERY)
 
     async def _probe(self, member: Member) -> None:
-        used = member.way.upstream
+        used, began = member.way.upstream, time.monotonic()
         health = await self.thread(lambda: _look(used, member.deployment))
+        if health.ready and time.monotonic() - began < QUICK:
+            self._heard[member.name] = time.monotonic()
         if health.state is HealthState.REFUSED and await member.way.renewed(used) is not None:
             health = await self.thread(lambda: _look(member.way.upstream, member.deployment))
         if self.members.get(member.name) is not member:
             return
-        self._judge(member, health)
+        self._judge(member, health, doubt=health.status is None and not self._heard_others(member, began))
         if may_have_ended(health) and member.to_be_asked_for(ASK_AGAIN if member.ever_well else ASK_AGAIN_BOOTING):
             ended = await self.thread(partial(end_of, self.context, member.deployment, member.booting_for))
             if ended and self.members.get(member.name) is member and not self._booted_by_somebody(member):
@@ -208,16 +213,22 @@ class Keeper:
         """Whether it is just being brought up: whoever does that sees to its failure too."""
         return not member.ever_well and (member.name in self.replacing.starting or taken(self.record.name))
 
-    def _judge(self, member: Member, health: Health) -> None:
+    def _heard_others(self, member: Member, since: float) -> bool:
+        """Whether another worker answered quickly since then: if all are silent or slow, that is no one's own doing."""
+        return any(at >= since for name, at in self._heard.items() if name != member.name)
+
+    def _judge(self, member: Member, health: Health, *, doubt: bool = False) -> None:
         was = member.well
-        member.take(health)
+        member.take(health, doubt=doubt)
         if member.well and not was:
             self.injector.healthy.add(member.name)
             self.say(f"{member.name} is in rotation")
         if not member.well:
             self.injector.healthy.discard(member.name)
-            # What waits for an answer of a worker that gives none is asked of another; streams break off.
-            cut = member.way.cut() if member.lost_touch else 0
+            # What waits for an answer of a worker that gives none is asked of another; streams break off. Where there is
+            # no other, and it may only be slow, waiting is better.
+            only_slow = member.state in ("unwell", "booting") and not self.injector.healthy
+            cut = member.way.cut() if member.lost_touch and not only_slow else 0
             if was:
                 self.say(f"{member.name} is out of rotation: {member.detail}; {cut} requests were cut off")
         if member.well != was:

@@ -12,6 +12,8 @@ from gpuserve.records import Deployment
 #: How many looks in a row must fail before a worker that gave no good answer leaves the rotation: a busy one may miss
 #: one. A refused credential, or a sandbox that is gone, is believed at once.
 FAILURES = 2
+#: The same for looks of which it isn't sure that they failed by the worker's own doing.
+FAILURES_IN_DOUBT = 5
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Member:
     state: str = "booting"
     detail: str = ""
     failures: int = 0
+    doubtful: int = 0
     failing_since: float | None = None
     ended: str = ""
     since: float = field(default_factory=time.monotonic, repr=False)
@@ -54,13 +57,14 @@ class Member:
         """For how many seconds it has failed; 0 where it is well or hasn't been yet."""
         return 0.0 if self.failing_since is None else time.monotonic() - self.failing_since
 
-    def take(self, health: Health) -> None:
-        """Judges it by another look."""
+    def take(self, health: Health, *, doubt: bool = False) -> None:
+        """Judges it by another look; ``doubt``: what failed may have been the way to it, or this machine."""
         if health.ready:
             self.well, self.ever_well, self.state, self.detail = True, True, "ready", ""
-            self.failures, self.failing_since, self.ended = 0, None, ""
+            self.failures, self.doubtful, self.failing_since, self.ended = 0, 0, None, ""
             return
-        self.failures += 1
+        self.failures += not doubt
+        self.doubtful += doubt
         self.detail = health.detail
         if self.ever_well and self.failing_since is None:
             self.failing_since = time.monotonic()
@@ -68,7 +72,7 @@ class Member:
             self.well, self.state, self.detail = False, "ended", self.ended
             return
         sure = health.state in (HealthState.REFUSED, HealthState.GONE)
-        if sure or self.failures >= FAILURES:
+        if sure or self.failures >= FAILURES or self.failures + self.doubtful >= FAILURES_IN_DOUBT:
             self.well = False
             self.state = health.state.value if sure else ("unwell" if self.ever_well else "booting")
 
