@@ -18,6 +18,7 @@ from e2e.fleetbench import SCRIPTED, UGLY, Crowd, Fleet, ask, customers, fleet_o
 from e2e.usershell import Shell, eventually
 
 pytestmark = pytest.mark.slow
+TOKENS: set[str] = set()
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,19 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def fleet(shell: Shell) -> Iterator[Fleet]:
     with fleet_of(shell, "f", *SCRIPTED, "--replicas", "3", "--keep", "3", "--lost-after", "10m") as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _noted(shell: Shell) -> Iterator[None]:
+    """The tokens of all workers that there ever were: the host forgets those that are gone."""
+    _note(shell)
+    yield
+    _note(shell)
+
+
+def _note(shell: Shell) -> None:
+    for file in shell.home.rglob("store.json"):
+        TOKENS.update(one["token"] for one in json.loads(file.read_text())["sandboxes"].values())
 
 
 def test_a_worker_that_is_killed_idle_costs_nothing_and_is_replaced(fleet: Fleet) -> None:
@@ -174,10 +188,18 @@ def test_no_credential_was_told_while_all_that_went_wrong(fleet: Fleet) -> None:
     """Not of any worker that there ever was, nor the account's: to no client, in no log, no metric, no list."""
     import httpx
 
-    store = json.loads(next(fleet.shell.home.rglob("store.json")).read_text())
-    tokens = {one["token"] for one in store["sandboxes"].values()}
-    tokens.add(fleet.shell.ok("host", "status", "--show-key", "--json").data["api_key"])
-    assert len(tokens) > 4
+    tokens = {*TOKENS, fleet.shell.ok("host", "status", "--show-key", "--json").data["api_key"]}
+    assert len(tokens) > len(fleet.rotation()) + 1
+    for worker in fleet.workers():
+        fleet.behave(worker, "401")
+
+    async def story() -> None:
+        async with customers(fleet) as client:
+            assert not (await ask(client, fleet)).good
+
+    asyncio.run(story())
+    for worker in fleet.workers():
+        fleet.behave(worker, "")
     ours = {"Authorization": f"Bearer {fleet.key}"}
     told = [*UGLY, fleet.log, json.dumps(fleet.status()), httpx.get(f"{fleet.base}/workers", headers=ours).text]
     told.append(httpx.get(f"http://127.0.0.1:{fleet.record['metrics_port']}/metrics").text)

@@ -225,8 +225,8 @@ class Keeper:
             self.say(f"{member.name} is in rotation")
         if not member.well:
             self.injector.healthy.discard(member.name)
-            # What waits for an answer of a worker that gives none is asked of another; streams break off. Where there is
-            # no other, and it may only be slow, waiting is better.
+            # What waits for an answer of a worker that gives none is asked of another; streams break off. Where there
+            # is no other, and it may only be slow, waiting is better.
             only_slow = member.state in ("unwell", "booting") and not self.injector.healthy
             cut = member.way.cut() if member.lost_touch and not only_slow else 0
             if was:
