@@ -253,7 +253,7 @@ def report(what: str, crowd: Crowd, began: float) -> None:
 
 
 async def shares(
-    fleet: Fleet, groups: int, each: int, at_once: int, *, told: list[Told] | None = None, **more: Any
+    fleet: Fleet, groups: int, each: int, at_once: int, *, long: int = 300, told: list[Told] | None = None, **more: Any
 ) -> dict[int, Counter[str]]:
     """How often each worker answered each group of questions that begin with the same long text."""
     found: dict[int, Counter[str]] = {number: Counter() for number in range(groups)}
@@ -263,7 +263,7 @@ async def shares(
 
         async def one(group: int, turn: int) -> None:
             async with gate:
-                answer = await ask(client, fleet, f"context {group} " * 300 + f"question {turn}", **more)
+                answer = await ask(client, fleet, f"context {group} " * long + f"question {turn}", **more)
                 assert answer.good, answer
                 found[group][answer.worker] += 1
                 if told is not None:

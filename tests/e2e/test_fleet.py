@@ -220,14 +220,14 @@ def test_real_engines_find_what_they_have_read_before(fleet: Fleet) -> None:
     """Three workers: who asks with a known beginning comes to the one that knows it, and none has more than half."""
     fleet.shell.ok("fleet", "scale", "real", "3")
     told: list[Told] = []
-    found = asyncio.run(shares(fleet, groups=9, each=5, at_once=4, told=told, max_tokens=2))
+    found = asyncio.run(shares(fleet, groups=9, each=4, at_once=3, long=60, told=told, max_tokens=2))
     main = [counts.most_common(1)[0][1] / counts.total() for counts in found.values()]
     assert sum(main) / len(main) >= 0.9, found
     loads = [sum(counts[worker] for counts in found.values()) for worker in fleet.rotation()]
     assert len(loads) == 3
     assert max(loads) <= sum(loads) / 2, loads
     cached = [json.loads(one.text)["usage"]["prompt_tokens_details"]["cached_tokens"] for one in told]
-    assert sum(tokens > 500 for tokens in cached) >= 9 * 3, cached
+    assert sum(tokens > 100 for tokens in cached) >= 9 * 2, cached  # the first of each group finds nothing
     print(f"\n3 real workers: main {sum(main) / len(main):.2f}, loads {loads}, cached {sorted(cached)}")  # noqa: T201  # the numbers
     fleet.shell.ok("fleet", "scale", "real", "2")
 
