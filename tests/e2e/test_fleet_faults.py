@@ -114,7 +114,10 @@ def test_a_stream_that_loses_its_worker_ends_with_an_error_that_can_be_seen(flee
 
 @pytest.mark.slow
 def test_a_dead_worker_can_be_taken_out_and_another_put_in(fleet: Fleet) -> None:
-    """Follows from the test above, which killed one: the platform still lists it, its engine is dead."""
+    """The platform still lists it, its engine is dead. The test above may have killed one."""
+    if len(fleet.rotation()) == 3:
+        kill(fleet.engine(min(fleet.rotation())))
+        fleet.wait_for(2)
     dead = next(name for name, one in fleet.workers().items() if not one["in_rotation"])
     assert fleet.shell.ok("fleet", "remove", "f", dead, "--json").data["went"][0]["deleted"]
     assert len(fleet.shell.ok("fleet", "scale", "f", "3", "--json").data["came"]) == 1

@@ -100,6 +100,15 @@ def test_nobody_is_lost_where_nobody_answers_unless_it_is_sure(tmp_path: Path) -
     assert house.lost() == {"f-2": "its engine ended with exit code 1"}
 
 
+def test_who_is_silent_as_all_others_are_is_not_lost(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    for member in house.members.values():
+        member.take(Health(HealthState.NOT_YET, "no answer"), doubt=True, alone=False)
+        member.failing_since = time.monotonic() - 3600
+        assert member.well
+    assert house.lost() == {}
+
+
 def test_a_failure_of_the_platform_starts_the_wait_anew(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.fails("f-1", since=3600)

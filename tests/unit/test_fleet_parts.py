@@ -157,6 +157,10 @@ def test_a_silence_that_all_share_is_borne_longer() -> None:
         member.take(Health(HealthState.NOT_YET, "no answer within 4 s"), doubt=True)
         assert member.well is (number < FAILURES_IN_DOUBT)
     member.take(Health(HealthState.READY))
+    for _ in range(100):
+        member.take(Health(HealthState.NOT_YET, "no answer within 4 s"), doubt=True, alone=False)
+    assert member.well
+    member.take(Health(HealthState.READY))
     member.take(Health(HealthState.NOT_YET), doubt=True)
     member.take(Health(HealthState.NOT_YET))
     assert member.well  # one sure failure, and one that may be nobody's

@@ -219,7 +219,7 @@ class Keeper:
 
     def _judge(self, member: Member, health: Health, *, doubt: bool = False) -> None:
         was = member.well
-        member.take(health, doubt=doubt)
+        member.take(health, doubt=doubt, alone=not self.injector.healthy - {member.name})
         if member.well and not was:
             self.injector.healthy.add(member.name)
             self.say(f"{member.name} is in rotation")

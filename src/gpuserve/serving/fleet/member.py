@@ -57,8 +57,11 @@ class Member:
         """For how many seconds it has failed; 0 where it is well or hasn't been yet."""
         return 0.0 if self.failing_since is None else time.monotonic() - self.failing_since
 
-    def take(self, health: Health, *, doubt: bool = False) -> None:
-        """Judges it by another look; ``doubt``: what failed may have been the way to it, or this machine."""
+    def take(self, health: Health, *, doubt: bool = False, alone: bool = True) -> None:
+        """Judges it by another look; ``doubt``: what failed may have been the way to it, or this machine.
+
+        In doubt only one that is ``alone`` leaves the rotation: when all are silent, all would, and nobody be served.
+        """
         if health.ready:
             self.well, self.ever_well, self.state, self.detail = True, True, "ready", ""
             self.failures, self.doubtful, self.failing_since, self.ended = 0, 0, None, ""
@@ -72,7 +75,7 @@ class Member:
             self.well, self.state, self.detail = False, "ended", self.ended
             return
         sure = health.state in (HealthState.REFUSED, HealthState.GONE)
-        if sure or self.failures >= FAILURES or self.failures + self.doubtful >= FAILURES_IN_DOUBT:
+        if sure or self.failures >= FAILURES or (alone and self.failures + self.doubtful >= FAILURES_IN_DOUBT):
             self.well = False
             self.state = health.state.value if sure else ("unwell" if self.ever_well else "booting")
 

@@ -85,7 +85,8 @@ class Replacing:
         failing = member.failing_for
         if member.ended or failing <= self._keeper.record.lost_after:
             return member.ended
-        if len(self._keeper.members) > 1 and not any(one.well for one in self._keeper.members.values()):
+        others = [one for one in self._keeper.members.values() if one is not member]
+        if member.well or (others and not any(one.well for one in others)):  # well: what fails isn't its own doing
             self._keeper.problem = NOBODY
             return ""
         return f"it has failed for {format_duration(failing)}: {member.detail}"
