@@ -34,6 +34,8 @@ GONE = ("destroyed", "destroying")
 ACCESS_MODES = ("token", "signed", "key", "open")
 #: The label that makes a deployment a worker of a fleet: everybody who sees the sandbox sees that.
 FLEET_LABEL = "gpuserve/fleet"
+#: The label of a sandbox in which a fleet's gateway runs; it serves no model itself.
+GATEWAY_LABEL = "gpuserve/gateway"
 #: Where the engine's own key lies in a sandbox, as its shell writes it: never in an argument, a label or the log.
 KEY_FILE = '"${HOME:-/tmp}"/.gpuserve-key'
 
@@ -359,6 +361,11 @@ class Deployment:
     def fleet(self) -> str:
         """The fleet that it is a worker of; "" for none."""
         return self.labels.get(FLEET_LABEL, "")
+
+    @property
+    def gateway_of(self) -> str:
+        """The fleet whose gateway runs in it; "" for none."""
+        return self.labels.get(GATEWAY_LABEL, "")
 
     def age(self, now: datetime | None = None) -> float | None:
         """Seconds since creation; None if the platform doesn't say."""

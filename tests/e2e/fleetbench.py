@@ -190,8 +190,7 @@ UGLY: list[str] = []
 async def customers(fleet: Fleet) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of the fleet without a limit to its connections."""
     async with aiohttp.ClientSession(
-        fleet.base,
-        headers={"Authorization": f"Bearer {fleet.key}"},
+        headers={**fleet.asked["headers"], "Authorization": f"Bearer {fleet.key}"},
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=90),
     ) as client:
@@ -202,7 +201,8 @@ async def ask(client: aiohttp.ClientSession, fleet: Fleet, words: str = "hi", **
     """One question."""
     body = {"model": fleet.model, "messages": [{"role": "user", "content": words}], **more}
     try:
-        async with client.post("/v1/chat/completions", json=body, allow_redirects=False) as answer:
+        url = f"{fleet.base}/v1/chat/completions"
+        async with client.post(url, json=body, allow_redirects=False) as answer:
             worker = answer.headers.get("x-smg-routed-worker-id", "").rsplit("/", 1)[-1]
             pieces, broken = [], False
             try:

@@ -48,6 +48,7 @@ NOBODY = {"DAYTONA_API_URL": "http://127.0.0.1:9/api", "DAYTONA_API_KEY": "dtn_0
 FAULT = ("up", *QUICK, "--name", "faulty", "--label")
 GPU = ("up", *QUICK, "--name", "faulty", "--gpu", "H100", "--no-check", "--label")
 
+AWAY = ("--replicas", "1", "--gateway", "sandbox")
 CASES = [
     Case("a flag that doesn't exist", ("status", "--nope"), 2, "usage"),
     Case("a batch of nothing", ("batch",), 2, "usage"),
@@ -79,6 +80,9 @@ CASES = [
     Case("a fleet that isn't there: fleet down", ("fleet", "down", "no-such"), 4, "not_found"),
     Case("a fleet that isn't there: fleet scale", ("fleet", "scale", "no-such", "2"), 4, "not_found"),
     Case("more ready than there are", ("fleet", "up", *QUICK, "--replicas", "1", "--min-ready", "2"), 2, "usage"),
+    Case("a gateway nowhere", ("fleet", "up", *QUICK, "--replicas", "1", "--gateway", "mars"), 2, "usage"),
+    Case("a kept fleet, kept by nobody", ("fleet", "up", *QUICK, *AWAY, "--keep", "1"), 2, "usage"),
+    Case("a gateway without a key", ("fleet", "up", *QUICK, *AWAY, "--access", "open"), 2, "usage"),
     Case("a fleet open to everybody", ("fleet", "up", *QUICK, "--replicas", "1", "--public"), 2, "usage"),
     Case("a snippet for nobody", ("snippet", NAME, "--for", "nope"), 2, "usage"),
     Case("a deployment that isn't there: query", ("query", "hi", "--id", "no-such"), 4, "not_found"),
@@ -228,6 +232,7 @@ EXTRA = {
     "share --revoke",
     "status --url",
     "fleet status worker",
+    "fleet status gateway",
 }
 
 

@@ -67,6 +67,23 @@ def test_what_the_sdk_writes_for_a_slim_python_is_harmless(tmp_path: Path) -> No
     assert "no effect on this machine: RUN apt-get update" in lines
 
 
+def test_python_packages_are_looked_for_and_not_installed(tmp_path: Path) -> None:
+    """As the SDK writes it: what is there will do, what isn't fails the build."""
+    lines: list[str] = []
+    there = Image.base("python:3.12-slim").pip_install("aiohttp>=3.11,<4", "psutil").dockerfile()
+    assert build(tmp_path, there, lines) == Built((), {})
+    assert "pip install 'aiohttp>=3.11,<4' psutil: looked for, not installed" in lines
+    for wanted in ("aiohttp>=99", "no-such-package-of-ours"):
+        with pytest.raises(BuildError, match=r"this host installs nothing: pip install it yourself"):
+            build(tmp_path, Image.base("python:3.12").pip_install(wanted).dockerfile())
+
+
+@pytest.mark.parametrize("more", ["--index-url x", "a; echo", "a && b", "-r x", "./here"])
+def test_a_pip_command_that_does_more_fails_the_build(tmp_path: Path, more: str) -> None:
+    with pytest.raises(BuildError, match=r"this host cannot carry out"):
+        build(tmp_path, f"FROM python:3.12\nRUN python -m pip install {more}\n")
+
+
 @pytest.mark.parametrize(("text", "reason"), [("", "no FROM"), ("FROM", "no FROM"), ("FROM x/y:1", "manifest unknown")])
 def test_a_build_without_an_image_here_fails(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(BuildError, match=reason):

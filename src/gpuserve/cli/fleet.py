@@ -9,6 +9,7 @@ import typer
 
 from gpuserve.cli.asked import Asked, keep_failed, make_plan_from
 from gpuserve.cli.command import Run, command
+from gpuserve.cli.fleetaway import away_access, refuse_stop, tell_place
 from gpuserve.cli.fleetlook import FleetName, hand_off_fleet, show_status, tell_changed
 from gpuserve.cli.signals import terminable
 from gpuserve.durations import parse_duration
@@ -30,7 +31,8 @@ Drain = Annotated[str, typer.Option(help="How long requests that are under way m
 @command(
     app,
     epilog="Examples: gpuserve fleet up --local --replicas 2 --name f · "
-    'eval "$(gpuserve fleet up -m openai/gpt-oss-20b -e sglang --replicas 4 --min-ready 3 --keep 4 -- --tp 1)". '
+    'eval "$(gpuserve fleet up -m openai/gpt-oss-20b -e sglang --replicas 4 --min-ready 3 --keep 4 -- --tp 1)" · '
+    "gpuserve fleet up -m Qwen/Qwen3-8B --replicas 2 --gateway sandbox --access key. "
     'With --json: {"event": …} for each step, with the worker\'s name, then '
     "{data: {name, base_url, api_key, workers, failed, …}}.",
 )
@@ -48,22 +50,32 @@ def up(
     gateway_port: Annotated[
         int, typer.Option(min=0, max=65535, help="The gateway's port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
+    gateway: Annotated[
+        str, typer.Option(help="Where the gateway runs: here, or sandbox: a CPU sandbox that outlives this machine.")
+    ] = "here",
 ) -> None:
     """Bring up N sandboxes at once behind one gateway, and print its address and key.
 
-    The gateway runs on this machine, in the background, until fleet down. The workers are private.
+    The gateway runs on this machine, in the background, until fleet down; with --gateway sandbox on the platform, and
+    --access says who reaches it. The workers are private.
     """
     from gpuserve.cli.handoff import check_format
     from gpuserve.cli.up import show_plan
+    from gpuserve.serving.fleet.away.begin import up_away
     from gpuserve.serving.fleet.begin import FleetWish, up_fleet
     from gpuserve.serving.fleet.gateway import check_installed
 
     check_format(asked.output)
+    away = away_access(gateway, asked, keep)
+    if away:
+        asked = replace(asked, access=None, public=False)  # the workers'
     _check(asked, replicas, min_ready, local=run.context.only_local)
     if asked.dry_run:
         show_plan(run, asked)
+        tell_place(run, away)
         return
-    check_installed()
+    if not away:
+        check_installed()
     plan = make_plan_from(asked, run)
     wish = FleetWish(
         name=plan.name,
@@ -75,7 +87,10 @@ def up(
     )
     run.context.sandboxes(run.context.place_for_up())
     with terminable():
-        done = up_fleet(run.context, plan, wish, emit=_teller(run), options=_options(asked, run))
+        if away:
+            done = up_away(run.context, plan, wish, access=away, emit=_teller(run), options=_options(asked, run))
+        else:
+            done = up_fleet(run.context, plan, wish, emit=_teller(run), options=_options(asked, run))
     hand_off_fleet(run, done, asked.output, ready=asked.wait)
 
 
@@ -231,7 +246,10 @@ def start(
         int, typer.Option(min=0, max=65535, help="Its port on 127.0.0.1; 0: the one it had, or a free one.")
     ] = 0,
 ) -> None:
-    """Start a fleet's gateway on this machine, after a reboot or for a fleet that was brought up elsewhere."""
+    """Start a fleet's gateway on this machine, after a reboot or for a fleet that was brought up elsewhere.
+
+    One that runs in a sandbox is started there if it has ended, and gets every worker's credential anew.
+    """
     from gpuserve.cli.handoff import print_endpoint
     from gpuserve.serving.fleet.change import start
 
@@ -247,7 +265,7 @@ def stop(run: Run, name: Name) -> None:
     from gpuserve.serving.fleet import daemon
     from gpuserve.serving.fleet.look import known
 
-    known(run.context, name)
+    refuse_stop(known(run.context, name))
     stopped = daemon.stop(name)
     run.output.data({"name": name, "stopped": stopped})
     run.output.say(

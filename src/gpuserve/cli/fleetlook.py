@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpuserve.cli.command import Run
+from gpuserve.cli.fleetaway import tell_access, tell_gateway
 from gpuserve.cli.output import Output
 from gpuserve.durations import format_clock, format_duration
 
@@ -92,7 +93,7 @@ def hand_off_fleet(run: Run, done: FleetUp, form: str, *, ready: bool) -> None:
     )
     print_endpoint(run.output, record.endpoint, record.deployment, form)
     run.output.say("fleet", f"{record.name}: {len(done.workers)} workers behind {record.endpoint.base_url}")
-    run.output.say("access", "The gateway listens on this machine only and wants its key; the workers are private.")
+    tell_access(run, record)
     run.output.say(
         "next",
         f'gpuserve query "hello" --id {record.name}     gpuserve fleet status {record.name}     '
@@ -151,7 +152,10 @@ def _show(run: Run, fleet: FleetReport) -> None:
     keep = f", kept at {told['keep']}" if told["keep"] else ""
     cost = "" if told["cost"] is None else f"; cost so far {told['cost']:.2f}"
     run.output.result(f"{fleet.name}: {told['in_rotation']} of {len(fleet.workers)} workers in rotation{keep}{cost}")
-    run.output.say("gateway", gateway)
+    if fleet.gate is None:
+        run.output.say("gateway", gateway)
+    else:
+        tell_gateway(run, fleet.gate, gateway if fleet.runs else "which doesn't answer: gpuserve fleet start")
     if fleet.problem:
         run.output.warn(fleet.problem)
     run.output.table(COLUMNS, [_row(one) for one in fleet.workers])

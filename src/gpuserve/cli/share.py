@@ -197,10 +197,9 @@ def _way(deployment: Deployment, endpoint: Endpoint) -> dict[str, object]:
 
 def _tell(run: Run, deployment: Deployment) -> None:
     from gpuserve.access import describe
-    from gpuserve.serving.ways import key_words
+    from gpuserve.serving.ways import uncovered
 
-    uncovered = key_words(deployment.engine) if deployment.keyed else ""
-    for sentence in describe(deployment, token=False, uncovered=uncovered):
+    for sentence in describe(deployment, token=False, uncovered=uncovered(deployment)):
         run.output.say("access", sentence)
     if not deployment.public:
         run.output.say("access", "closed: the preview token, a signed URL or your Daytona API key is needed again")

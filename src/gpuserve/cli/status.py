@@ -111,6 +111,9 @@ def _once(run: Run, which: str | None) -> None:
         return
     if which is not None:
         report = core.inspect(run.context, which)
+        if report.deployment.gateway_of:
+            show_status(run, report.deployment.gateway_of)
+            return
         run.output.data(report.as_dict())
         _warn(run, report)
         if not run.output.as_json:

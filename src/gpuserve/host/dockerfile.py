@@ -1,4 +1,7 @@
-"""What the local host can take from a Dockerfile: the last ``FROM`` and its ``ENV`` lines. Everything else is named."""
+"""What the local host can take from a Dockerfile: the last ``FROM``, its ``ENV`` lines and what pip shall install.
+
+Everything else is named.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,18 @@ _HARMLESS_RUN = re.compile(
 """What the SDK's ``Image.debian_slim`` writes by itself: prepares a system that is already there on this machine."""
 
 
+_PIP = re.compile(r"python3? -m pip install (?P<words>[^-|&;<>`$][^|&;`$]*)")
+"""What the SDK's ``Image.pip_install`` writes for packages by name, without options."""
+
+
 @dataclass
 class Recipe:
     """A Dockerfile as the host reads it."""
 
     image: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    packages: list[str] = field(default_factory=list)
+    """Python packages that the image shall have, as pip takes them."""
     skipped: list[str] = field(default_factory=list)
     """Instructions without effect here, worth a line in the build log."""
     unsupported: list[str] = field(default_factory=list)
@@ -44,11 +53,25 @@ def _apply(recipe: Recipe, word: str, rest: str, line: str) -> Recipe:
         return Recipe(image=words[0] if words else None)
     if word == "ENV":
         recipe.env.update(_variables(rest))
+    elif word == "RUN" and (found := _packages(rest)):
+        recipe.packages += found
     elif word in _WITHOUT_EFFECT or (word == "RUN" and _HARMLESS_RUN.match(rest)):
         recipe.skipped.append(line)
     else:
         recipe.unsupported.append(line)
     return recipe
+
+
+def _packages(command: str) -> list[str]:
+    """What a plain ``pip install`` names; empty for any other command, and for one with options."""
+    match = _PIP.fullmatch(command)
+    if match is None:
+        return []
+    try:
+        words = shlex.split(match["words"])
+    except ValueError:
+        return []
+    return [] if any(one.startswith("-") or "/" in one for one in words) else words
 
 
 def _variables(rest: str) -> dict[str, str]:

@@ -123,6 +123,7 @@ class Images:
         report(f"FROM {recipe.image}")
         profile = self._profile(recipe.image)
         _check_instructions(recipe, report)
+        _check_packages(recipe.packages, report)
         built = self._bundled(report) if profile.bundled else found_programs(profile, recipe.image)
         report(f"found in {', '.join(built.path)}" if built.path else "stands for this machine as it is")
         return Built(built.path, {**built.env, **recipe.env})
@@ -189,6 +190,24 @@ def _check_instructions(recipe: Recipe, report: Report) -> None:
     if recipe.unsupported:
         advice = "install what it needs and map the image in images.toml"
         raise BuildError(f"this host cannot carry out: {recipe.unsupported[0]}; {advice}")
+
+
+def _check_packages(packages: Sequence[str], report: Report) -> None:
+    """Nothing is installed on this machine for a sandbox; what ``python3`` finds there must have it already.
+
+    pip itself judges, kept from looking anywhere else.
+
+    Raises:
+        BuildError: a package is missing, or of another version.
+    """
+    if not packages:
+        return
+    report(f"pip install {shlex.join(packages)}: looked for, not installed")
+    judge = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-input", *packages]
+    done = subprocess.run(judge, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise BuildError(f"{said[0] if said else 'pip failed'}; this host installs nothing: pip install it yourself")
 
 
 def found_programs(profile: Profile, reference: str) -> Built:

@@ -94,6 +94,12 @@ class Way:
         """The upstream as it is, nothing asked."""
         return self._upstream
 
+    def use(self, upstream: Upstream) -> None:
+        """Goes by ``upstream`` from the next request on; what is under way stays as it is."""
+        if upstream != self._upstream:
+            self._upstream = upstream
+            self.renewed_at = time.monotonic()
+
     async def current(self) -> Upstream:
         """The upstream, renewed if its time is nearly over. If it can't be renewed, it is used to its end."""
         used = self._upstream

@@ -14,6 +14,8 @@ from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, Pla
 from gpuserve.records import FLEET_LABEL, GONE, Deployment, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
 from gpuserve.sandboxes.create import Creation, parameters, state_of
+from gpuserve.sandboxes.gatehouse import Gatehouse, House
+from gpuserve.sandboxes.gatehouse import parameters as house_parameters
 from gpuserve.sandboxes.inside import Inside
 from gpuserve.sandboxes.session import EngineSession
 from gpuserve.sandboxes.translate import repeated, translated
@@ -127,6 +129,20 @@ class Sandboxes:
         creation = Creation(self._client, room_parameters(room), timeout)
         creation.send()
         return creation
+
+    def start_house(self, house: House, *, timeout: float, on_build_log: Callable[[str], None]) -> Creation:
+        """Sends the create request for the sandbox of a fleet's gateway; as ``start_creation``."""
+        creation = Creation(self._client, house_parameters(house), timeout)
+        creation.send(on_build_log)
+        return creation
+
+    def gatehouse(self, deployment: Deployment) -> Gatehouse:
+        """The folder of the gateway that runs in this sandbox; it is made if there is none."""
+        return Gatehouse(self._get(deployment.sandbox_id), patience=self.patience)
+
+    def environment(self, deployment: Deployment) -> dict[str, str]:
+        """The environment that the sandbox was created with. It may hold secrets."""
+        return dict(self._get(deployment.sandbox_id).env or {})
 
     def inside(self, deployment: Deployment) -> Inside:
         """The way to run commands in a deployment's sandbox, and to copy files."""

@@ -46,6 +46,9 @@ def resolve(wanted: str | None, known: Sequence[Deployment]) -> Deployment:
 def _only(known: Sequence[Deployment]) -> Deployment:
     if not known:
         raise NotFound("no deployment is live", hint="gpuserve up --model openai/gpt-oss-20b, or gpuserve up --local")
+    gates = [one for one in known if one.gateway_of]
+    if len(gates) == 1 and {one.fleet for one in known if one not in gates} <= {gates[0].gateway_of}:
+        return gates[0]  # all else that lives are the workers of its fleet
     if len(known) > 1:
         raise Conflict(f"several deployments are live: {_names(known)}", hint="name one of them")
     return known[0]

@@ -9,6 +9,7 @@ from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.events import Emit
 from gpuserve.serving.find import find
+from gpuserve.serving.fleet.away.house import await_answer
 from gpuserve.serving.share import hand_out
 from gpuserve.serving.waiting import wait
 from gpuserve.serving.ways import new_key
@@ -49,6 +50,8 @@ def rotate_key(context: Context, wanted: str | None, *, timeout: float, emit: Em
     session = context.sandboxes(deployment.place).session(deployment)
     named = context.settings.engine_key.get_secret_value()
     session.restart(key=named if named and named != session.key() else new_key())
+    if deployment.gateway_of:
+        await_answer(context, deployment)
     try:
         waited = wait(context, deployment.sandbox_id, timeout=timeout, emit=emit)
     except GpuserveError as error:

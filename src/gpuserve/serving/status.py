@@ -21,7 +21,7 @@ from gpuserve.serving.defaults import prices as prices_of
 from gpuserve.serving.find import find, live
 from gpuserve.serving.idle import Uses
 from gpuserve.serving.reach import open_endpoint
-from gpuserve.serving.ways import key_words
+from gpuserve.serving.ways import uncovered
 
 #: Seconds for one look at an engine's health.
 PROBE_TIMEOUT = 5.0
@@ -66,8 +66,8 @@ class Report:
     @property
     def who(self) -> tuple[str, ...]:
         """Who can reach what, a sentence for each way in."""
-        uncovered = key_words(self.deployment.engine) if self.deployment.keyed else ""
-        return describe(self.deployment, shared_until=self.links, uncovered=uncovered, now=self.moment)
+        left_open = uncovered(self.deployment)
+        return describe(self.deployment, shared_until=self.links, uncovered=left_open, now=self.moment)
 
     @property
     def warning(self) -> str:
@@ -109,7 +109,7 @@ class Report:
             "idle_seconds": _whole(self.idle_seconds),
             "idle_limit_seconds": self.idle_limit,
             "warning": self.warning or None,
-            "fleet": one.fleet or None,
+            "fleet": one.fleet or one.gateway_of or None,
             "run_id": one.run_id,
             "labels": {key: value for key, value in one.labels.items() if not key.startswith(labels.PREFIX)},
         }

@@ -13,6 +13,8 @@ from gpuserve.records import ACCESS_MODES, Deployment, ServeRequest
 from gpuserve.settings import Settings
 
 _FLAG = "--api-key"
+#: What the key of a fleet's gateway leaves open (smg 1.13.0).
+GATEWAY_KEY = "Without the key the gateway tells whether it is well and which models it has (/health, /v1/models)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,13 @@ def found_at(request: ServeRequest, found: Deployment) -> ServeRequest:
     """``request`` with the way in of a deployment that exists. Its key, if one lies there already, comes first."""
     key = (request.api_key or new_key()) if found.keyed else ""
     return replace(request, public=found.public, access=found.access, api_key=key)
+
+
+def uncovered(deployment: Deployment) -> str:
+    """What the key of a deployment leaves open, as a sentence; "" where it has none, or that isn't known."""
+    if not deployment.keyed:
+        return ""
+    return GATEWAY_KEY if deployment.gateway_of else key_words(deployment.engine)
 
 
 def key_words(engine_name: str) -> str:

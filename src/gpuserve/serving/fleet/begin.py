@@ -12,6 +12,7 @@ from gpuserve.records import GONE, Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.down import delete
 from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.away.remote import find_gate
 from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, members
 from gpuserve.serving.fleet.plans import check_fleet_name, replicas, until
@@ -65,6 +66,8 @@ def _up(context: Context, plan: Plan, wish: FleetWish, emit: EmitFor, options: O
     _check_name_free(context, wish.name, plan.place)
     everyone = [one for one in members(context, wish.name) if one.state == "started"]
     before = load(wish.name)
+    if before is None and find_gate(context, wish.name) is not None:
+        raise Conflict(f"the gateway of {wish.name} is in a sandbox", hint="add --gateway sandbox")
     record = _recorded(before, plan, wish)
     _check_same(record, before, everyone)
     there = [one for one in everyone if one.served_model == record.served_model]
@@ -74,12 +77,12 @@ def _up(context: Context, plan: Plan, wish: FleetWish, emit: EmitFor, options: O
         daemon.start(record, context.settings)
         plans = replicas(plan, wish.name, max(0, wish.replicas - len(there)))
         made = raise_crew(context, plans, emit=emit, options=options)
-        _check_enough(made, len(there), wish)
+        check_enough(made, len(there), wish)
         workers = [*there, *(one.deployed.deployment for one in made if one.deployed is not None)]
         changed = change(wish.name, keep=wish.keep) or record
         daemon.ask(changed, "reload")
     except BaseException:
-        _undo(context, made, options)
+        undo(context, made, options)
         _back_to(before, wish.name, everyone)
         raise
     if options.wait:
@@ -139,7 +142,8 @@ def _check_same(record: Record, before: Record | None, there: Sequence[Deploymen
         )
 
 
-def _check_enough(made: Sequence[Raised], there: int, wish: FleetWish) -> None:
+def check_enough(made: Sequence[Raised], there: int, wish: FleetWish) -> None:
+    """Raises the first error, unless ``wish.min_ready`` workers are up. ``there`` is how many were before."""
     failed = [one for one in made if one.error is not None]
     if there + len(made) - len(failed) >= wish.min_ready:
         return
@@ -149,6 +153,7 @@ def _check_enough(made: Sequence[Raised], there: int, wish: FleetWish) -> None:
     raise first
 
 
-def _undo(context: Context, made: Sequence[Raised], options: Options) -> None:
+def undo(context: Context, made: Sequence[Raised], options: Options) -> None:
+    """Deletes the workers that came up, unless what failed is kept."""
     if not options.keep_failed:
         delete(context, [one.deployed.deployment for one in made if one.deployed is not None])

@@ -15,6 +15,8 @@ from gpuserve.serving.down import Gone, delete
 from gpuserve.serving.events import Noted
 from gpuserve.serving.find import find
 from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.away.begin import deleted, refresh
+from gpuserve.serving.fleet.away.remote import as_remote, find_gate, find_remote, noted
 from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, gateway_states, members
 from gpuserve.serving.fleet.plans import replica, replicas, stored_plan, until
@@ -71,7 +73,7 @@ def _scale(context: Context, record: Record, count: int, *, emit: EmitFor, optio
     if missing > 0:
         plan = _plan_of(record)
         plans = replicas(plan, record.name, missing)
-        record = change(record.name, until=until(plan.request.ttl)) or record
+        record = noted(record, until=until(plan.request.ttl))
         changed.came = raise_crew(context, plans, emit=emit, options=options)
         await_rotation(record, came_up(changed.came))
     return changed
@@ -92,7 +94,7 @@ def _plan_of(record: Record) -> Plan:
 
 
 def _keep(record: Record, count: int) -> Record:
-    changed = change(record.name, keep=count) or record
+    changed = noted(record, keep=count)
     with suppress(GpuserveError):  # it reads the record anyway when it starts again
         daemon.ask(changed, "reload")
     return changed
@@ -125,6 +127,8 @@ def _join(context: Context, record: Record, wanted: Sequence[str]) -> list[Deplo
     for one in chosen:
         if one.place != record.place or one.state != "started":
             raise Conflict(f"{one.name} can't join {record.name}: it is {one.state} on {one.place}")
+        if one.gateway_of:
+            raise Conflict(f"{one.name} is the gateway of a fleet, and no worker")
         if one.fleet not in ("", record.name):
             raise Conflict(
                 f"{one.name} is in {one.fleet}", hint=f"gpuserve fleet remove {one.fleet} {one.name} --spare"
@@ -241,7 +245,7 @@ def _roll(
         changed.went += went.went
         changed.cut += went.cut
     asked = {"request": as_json(plan.request), "facts": as_json(plan.facts)}
-    changed_record = change(record.name, **asked, until=until(plan.request.ttl)) or record
+    changed_record = noted(record, **asked, until=until(plan.request.ttl))
     with suppress(GpuserveError):  # it reads the record anyway when it starts again
         daemon.ask(changed_record, "reload")
     return changed
@@ -253,12 +257,16 @@ def _roll(
 def start(context: Context, name: str, *, port: int = 0) -> Record:
     """Starts the fleet's gateway on this machine, for the workers that there are; ``port`` 0 is the one it had.
 
+    One that runs in a sandbox is started there, if it has ended, and told of its workers' credentials anew.
+
     A machine that doesn't know the fleet makes a key and an address of its own for it.
 
     Raises:
         NotFound: no such fleet.
     """
     record = load(name)
+    if record is None and (remote := find_remote(context, name)) is not None:
+        return refresh(context, remote)
     if record is None:
         there = members(context, name)
         if not there:
@@ -304,22 +312,26 @@ def down(context: Context, name: str, *, emit: EmitFor, drain: float = DRAIN) ->
 
 def _down(context: Context, name: str, *, emit: EmitFor, drain: float) -> Changed:
     record = load(name)
+    gate = find_gate(context, name) if record is None else None
     there = members(context, name)
-    if record is None and not there:
+    if record is None and gate is None and not there:
         raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
     changed = Changed()
     coming: set[str] = set()
-    if record is not None and daemon.runs(name):
-        with suppress(GpuserveError):  # a gateway that doesn't answer has nothing under way
-            coming = set(map(str, daemon.ask(record, "status")["starting"]))
-            changed.cut = _drained(record, [one.name for one in there], drain, emit)
+    with suppress(GpuserveError):  # a gateway that doesn't answer has nothing under way
+        gateway = record if gate is None else as_remote(context, gate)
+        if gateway is not None:
+            coming = set(map(str, daemon.ask(gateway, "status")["starting"]))
+            changed.cut = _drained(gateway, [one.name for one in there], drain, emit)
     daemon.stop(name)
     left = _delete_all(context, name, coming, changed)
     failed = [one.error for one in changed.went if one.error is not None]
     if left:
-        hint = "" if record is not None else f"where its gateway runs: gpuserve fleet down {name}"
+        hint = "" if record or gate else f"where its gateway runs: gpuserve fleet down {name}"
         raise failed[-1] if failed else TimedOut(f"{', '.join(left)} may still exist", hint=hint)
     forget(name)
+    if gate is not None:  # last, so that whatever is left can still be found by it
+        changed.went += deleted(context, gate)
     return changed
 
 

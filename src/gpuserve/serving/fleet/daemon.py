@@ -16,6 +16,7 @@ from typing import Any
 
 from gpuserve.errors import Conflict, GpuserveError, NetworkError, TimedOut
 from gpuserve.redaction import SECRET_NAME
+from gpuserve.serving.fleet.away.remote import Remote
 from gpuserve.serving.fleet.gateway import MANIFEST, check_installed
 from gpuserve.serving.fleet.record import Record, directory, write_private
 from gpuserve.serving.fleet.supervisor import LIFE
@@ -123,6 +124,8 @@ def ask(record: Record, order: str, **fields: Any) -> dict[str, Any]:
     """
     import httpx
 
+    if isinstance(record, Remote):
+        return record.ask(order, **fields)
     hint = f"gpuserve fleet start {record.name}"
     if not runs(record.name):
         raise NetworkError(f"the gateway of {record.name} doesn't run on this machine", hint=hint)

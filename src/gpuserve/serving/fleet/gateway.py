@@ -14,9 +14,9 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from gpuserve.errors import UsageError
-from gpuserve.serving.fleet.record import Record
 
 MANIFEST = "workers.json"
 
@@ -27,11 +27,23 @@ def check_installed() -> None:
         raise UsageError("a fleet needs the gateway smg, which isn't installed", hint="pip install 'gpuserve[gateway]'")
 
 
-def flags(record: Record, directory: Path) -> list[str]:
+class Ports(Protocol):
+    """Where smg listens."""
+
+    @property
+    def port(self) -> int:
+        """For clients."""
+
+    @property
+    def metrics_port(self) -> int:
+        """For its counters."""
+
+
+def flags(ports: Ports, directory: Path, *, metrics_host: str = "127.0.0.1") -> list[str]:
     """smg's flags for a fleet. What isn't said here is its default (smg 1.13.0)."""
     return [
-        *("--host", "127.0.0.1", "--port", str(record.port)),
-        *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(record.metrics_port)),
+        *("--host", "127.0.0.1", "--port", str(ports.port)),
+        *("--prometheus-host", metrics_host, "--prometheus-port", str(ports.metrics_port)),
         *("--discovery-provider", "file", "--discovery-file", str(directory / MANIFEST)),
         *("--discovery-check-interval-secs", "2", "--worker-startup-check-interval", "1"),
         # With the default of 64, a small fleet's first worker would get nearly all (measured).

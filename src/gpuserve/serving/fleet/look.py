@@ -12,6 +12,7 @@ from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.serving.context import Context
 from gpuserve.serving.find import live
 from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.away.remote import Remote, find_remote
 from gpuserve.serving.fleet.record import Record, load
 
 #: Seconds within which a ready worker must be in the gateway's rotation.
@@ -46,15 +47,18 @@ def at_place(context: Context, place: str) -> Sandboxes:
 
 
 def known(context: Context, name: str) -> Record:
-    """The fleet as this machine knows it.
+    """The fleet as this machine knows it, or as the platform does where its gateway is in a sandbox.
 
     Raises:
-        Conflict: its gateway was never on this machine.
+        Conflict: its gateway is on another machine.
         NotFound: there is no such fleet.
     """
     record = load(name)
     if record is not None:
         return record
+    remote = find_remote(context, name)
+    if remote is not None:
+        return remote
     if members(context, name):
         raise Conflict(f"the gateway of {name} isn't on this machine", hint=f"gpuserve fleet start {name}")
     raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
@@ -69,6 +73,8 @@ def gateway_states(record: Record) -> dict[str, str]:
     """The gateway's own word on each worker, by name."""
     import httpx
 
+    if isinstance(record, Remote):
+        return record.states()
     headers = {"Authorization": f"Bearer {record.key}"}
     with suppress(httpx.HTTPError, ValueError, KeyError, AttributeError, TypeError):
         answer = httpx.get(f"{record.url}/workers", headers=headers, timeout=5, trust_env=False)

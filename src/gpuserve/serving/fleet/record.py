@@ -6,7 +6,6 @@ Who belongs to a fleet is no part of it: that is in the labels of the sandboxes.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpuserve.records import Deployment, Endpoint, ModelFacts, ServeRequest, check_name
+from gpuserve.serving.fleet.files import write_private as write_private
 from gpuserve.settings import state_directory
 
 _FILE = "fleet.json"
@@ -121,14 +121,6 @@ def save(record: Record) -> None:
     place = directory(record.name)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(place / _FILE, json.dumps(asdict(record), indent=1))
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replaces a file, mode 0600, at one stroke."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    fresh.replace(path)
 
 
 def load(name: str) -> Record | None:

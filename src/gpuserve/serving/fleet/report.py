@@ -12,6 +12,7 @@ from gpuserve.serving.context import Context
 from gpuserve.serving.cost import Cost
 from gpuserve.serving.find import live
 from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.away.remote import away_state
 from gpuserve.serving.fleet.look import gateway_states
 from gpuserve.serving.fleet.record import Record, known, load
 from gpuserve.serving.status import Report, inspect_all
@@ -41,13 +42,14 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class FleetReport:
-    """One fleet. ``record`` is None where its gateway was never on this machine."""
+    """One fleet. ``record`` is None where its gateway was never here; ``gate`` is the gateway's sandbox, if any."""
 
     name: str
     record: Record | None
     runs: bool
     workers: tuple[WorkerReport, ...]
     problem: str = ""
+    gate: Report | None = None
 
     @property
     def costs(self) -> list[Cost]:
@@ -61,7 +63,9 @@ class FleetReport:
         record = self.record
         return {
             "name": self.name,
-            "gateway": "runs" if self.runs else "stopped" if record else "elsewhere",
+            "gateway": "runs" if self.runs else "stopped" if record or self.gate else "elsewhere",
+            "gateway_place": "sandbox" if self.gate else "here" if record else None,
+            "gateway_sandbox": None if self.gate is None else _gate(self.gate),
             "base_url": record.endpoint.base_url if record and self.runs else None,
             "models": sorted({one.report.deployment.served_model for one in self.workers}),
             "keep": record.keep if record else None,
@@ -75,6 +79,13 @@ class FleetReport:
         }
 
 
+def _gate(report: Report) -> dict[str, object]:
+    """Of the gateway's sandbox what ``status`` says of a deployment."""
+    told = report.as_dict()
+    fields = ("name", "sandbox_id", "state", "health", "detail", "access", "live_links", "expires_at", "seconds_left")
+    return {field: told[field] for field in fields}
+
+
 def survey_fleets(context: Context, name: str | None = None) -> tuple[list[FleetReport], list[GpuserveError]]:
     """All fleets that the platform lists workers of, or that this machine has a gateway of; or the one called ``name``.
 
@@ -82,25 +93,32 @@ def survey_fleets(context: Context, name: str | None = None) -> tuple[list[Fleet
         NotFound: there is no such fleet.
     """
     deployments, errors = live(context)
-    names = {one.fleet for one in deployments if one.fleet} | {one.name for one in known()}
+    names = {one.fleet or one.gateway_of for one in deployments} - {""} | {one.name for one in known()}
     if name is not None and name not in names:
         raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
     chosen = sorted(names) if name is None else [name]
     mine = [one for one in deployments if one.fleet in chosen]
+    gates = inspect_all(context, [one for one in deployments if one.gateway_of in chosen])
+    away = {one.deployment.gateway_of: one for one in gates}
     reports = inspect_all(context, mine)
-    return [_report(one, [each for each in reports if each.deployment.fleet == one]) for one in chosen], errors
+    return [
+        _report(context, one, [each for each in reports if each.deployment.fleet == one], away.get(one))
+        for one in chosen
+    ], errors
 
 
-def _report(name: str, reports: Sequence[Report]) -> FleetReport:
+def _report(context: Context, name: str, reports: Sequence[Report], gate: Report | None) -> FleetReport:
     record, rows, states, problem = load(name), {}, {}, ""
     runs = record is not None and daemon.runs(name)
+    if record is None and gate is not None:
+        record, runs, problem = away_state(context, gate.deployment)
     if record is not None and runs:
         with suppress(GpuserveError):  # it is being started again: what the platform says is told all the same
             told = daemon.ask(record, "status")
-            rows, problem = {row["name"]: row for row in told["workers"]}, told["problem"]
+            rows, problem = {row["name"]: row for row in told["workers"]}, told["problem"] or problem
         states = gateway_states(record)
     ordered = sorted(reports, key=lambda one: one.deployment.name)
     workers = [
         WorkerReport(one, rows.get(one.deployment.name, {}), states.get(one.deployment.name, "")) for one in ordered
     ]
-    return FleetReport(name, record, runs, tuple(workers), problem)
+    return FleetReport(name, record, runs, tuple(workers), problem, gate)
