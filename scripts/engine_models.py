@@ -137,9 +137,9 @@ def marked(folder: Path, source: Path) -> Path:
 
 
 def both(place: Path) -> tuple[Path, Path]:
-    """The model as it is, and marked, in ``place/models``."""
+    """The model as it is, and marked, in ``place/models``; no name of a known family, so that it may seem to reason."""
     plain = smollm2(place / "models" / "smollm2", place)
-    return plain, marked(place / "models" / "smollm2-marked", plain)
+    return plain, marked(place / "models" / "marked", plain)
 
 
 def _read(file: Path) -> Any:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -239,18 +240,22 @@ class Lifecycle:
 
     async def _come_up(self, sandbox: Sandbox) -> None:
         root = self._store.root(sandbox.id)
-        for name in ("home", "tmp"):
-            private_directory(root / name)
+        private_directory(root / "home")
+        drop_temporary(sandbox)
+        # Outside the sandbox's own directory, for a short path: vLLM makes Unix sockets here, and names them by a UUID.
+        sandbox.temporary = tempfile.mkdtemp(prefix="gpuserve-")
         await asyncio.sleep(0)
         self._move(sandbox, "started")
 
     async def _take_down(self, sandbox: Sandbox) -> None:
         await kill_all(sandbox.id, self._store.root(sandbox.id))
+        await asyncio.to_thread(drop_temporary, sandbox)
         self._move(sandbox, "stopped")
 
     async def _tear_down(self, sandbox: Sandbox) -> None:
         root = self._store.root(sandbox.id)
         await kill_all(sandbox.id, root)
+        await asyncio.to_thread(drop_temporary, sandbox)
         await asyncio.to_thread(remove_tree, root)
         self._store.drop_signed(sandbox.id)
         if sandbox.destroyed_at is None:
@@ -301,11 +306,19 @@ async def shut_down(store: Store, sandbox: Sandbox) -> None:
         return
     root = store.root(sandbox.id)
     await kill_all(sandbox.id, root)
+    await asyncio.to_thread(drop_temporary, sandbox)
     if sandbox.ephemeral or sandbox.state == "destroying":
         await asyncio.to_thread(remove_tree, root)
         store.forget(sandbox.id)
     elif sandbox.state in {"started", "starting", "stopping"}:
         sandbox.state, sandbox.stopped_at, sandbox.updated_at = "stopped", time.time(), time.time()
+
+
+def drop_temporary(sandbox: Sandbox) -> None:
+    """Delete the directory of a sandbox's temporary files; its next start makes another."""
+    if sandbox.temporary:
+        remove_tree(Path(sandbox.temporary))
+        sandbox.temporary = ""
 
 
 def remove_tree(path: Path) -> None:

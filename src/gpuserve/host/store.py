@@ -75,6 +75,8 @@ class Sandbox:
     build_ref: str | None = None
     image_path: list[str] = field(default_factory=list)
     image_env: dict[str, str] = field(default_factory=dict)
+    temporary: str = ""
+    """Its directory for temporary files while it runs; outside its own directory, so that the path is short."""
     network: dict[str, Any] = field(default_factory=dict)
     """Network settings as they were asked for: kept and shown, not enforced."""
 

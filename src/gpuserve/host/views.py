@@ -34,7 +34,7 @@ def view(sandbox: Sandbox, root: Path, pool: Pool) -> SandboxView:
     env |= {
         "PATH": os.pathsep.join(path),
         "HOME": str(root / "home"),
-        "TMPDIR": str(root / "tmp"),
+        "TMPDIR": sandbox.temporary or str(root / "tmp"),
         "USER": user_name(),
         "LOGNAME": user_name(),
         "SHELL": "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh",
