@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from gpuserve.host import shared_memory
+
 MARKER = "DAYTONA_SANDBOX_ID"
 """The environment variable that says to which sandbox a process belongs; the platform sets the same."""
 GROUPS = "groups"
@@ -106,9 +108,11 @@ async def kill_all(sandbox_id: str, root: Path) -> None:
 async def end(find: Callable[[], Found], *, grace: float = GRACE_SECONDS) -> None:
     """End what ``find`` finds, again and again until it finds nothing; ``grace`` in seconds.
 
-    Session agents go last: they are what makes detached processes findable. Raises as ``kill_all`` does.
+    Session agents go last: they are what makes detached processes findable. Shared memory that they made goes with
+    them. Raises as ``kill_all`` does.
     """
     left = await asyncio.to_thread(find)
+    made = await asyncio.to_thread(lambda: shared_memory.made_by(left.values()))
     _send(left.values(), signal.SIGTERM)
     patience = time.monotonic() + grace
     while any(not is_agent(process) for process in left.values()) and time.monotonic() < patience:
@@ -122,6 +126,7 @@ async def end(find: Callable[[], Found], *, grace: float = GRACE_SECONDS) -> Non
         _send(others or left.values(), signal.SIGKILL)
         await asyncio.sleep(_PAUSE_SECONDS)
         left = await asyncio.to_thread(find)
+    await asyncio.to_thread(shared_memory.drop, made)
 
 
 def session_tree(directory: Path) -> Callable[[], Found]:
