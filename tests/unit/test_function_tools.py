@@ -90,6 +90,14 @@ def test_sphinx_docstrings_and_nested_types() -> None:
     assert FunctionTool(by_spot).call({"spot": {"lat": 40, "lon": "2"}, "tags": ["a"]}, 5) == "41"
 
 
+def test_only_a_tool_whose_arguments_are_all_required_is_strict() -> None:
+    """As the OpenAI API has it; vLLM 0.32.0 lets the model write any arguments for one that isn't."""
+    strict: Any = FunctionTool(later).spec["function"]
+    loose: Any = FunctionTool(forecast).spec["function"]
+    assert strict["strict"] is True
+    assert "strict" not in loose
+
+
 def test_arguments_become_what_the_hints_say_and_results_become_text() -> None:
     answer = FunctionTool(forecast).call({"city": "Oslo", "days": "2", "unit": "fahrenheit", "when": "2026-01-02"}, 5)
     assert answer == '{"city":"Oslo","days":2,"unit":"fahrenheit","when":"2026-01-02","kind":"short"}'

@@ -201,7 +201,19 @@ def _spec(name: str, schema: dict[str, Any], doc: str) -> Mapping[str, object]:
         if parameter in described and "description" not in one and "$ref" not in one:
             one["description"] = described[parameter]
     summary = re.split(r"\n\s*(?=:param)|\n(?=\w+\s*:\s*\n)", doc)[0].strip()
-    return {"type": "function", "function": {"name": name, "description": summary, "parameters": schema}}
+    return tool_spec(name, summary, schema)
+
+
+def tool_spec(name: str, description: str, schema: Mapping[str, Any]) -> Mapping[str, object]:
+    """A tool as the OpenAI API describes it; ``strict`` where the schema is as that asks for.
+
+    vLLM 0.32.0 holds a call's arguments to the schema of a strict tool only; of others it merely frames the call.
+    """
+    told: dict[str, object] = {"name": name, "description": description, "parameters": schema}
+    closed = schema.get("additionalProperties") is False
+    if closed and set(schema.get("required", ())) == set(schema.get("properties", {})):
+        told["strict"] = True
+    return {"type": "function", "function": told}
 
 
 def _parameter_docs(doc: str) -> dict[str, str]:

@@ -102,6 +102,14 @@ _LINES = (
     line("compiling", r"Using cache directory: \S+ for vLLM's torch\.compile", "compiling the model"),
     line("compiling", r"Warming up model for the compilation", "compiling the model"),
     line("kv_cache", rf"Available KV cache memory: (?P<kv_cache_gib>{NUMBER}) GiB", "{kv_cache_gib} GiB of KV cache"),
+    line("kv_cache", rf"Explicitly set \((?P<kv_cache_gib>{NUMBER})/", "{kv_cache_gib} GiB of KV cache"),
+    line(
+        # 0.32.0 tells both in one line, 0.22.1 in two.
+        "kv_cache",
+        rf"KV cache size: (?P<kv_cache_tokens>{COUNT}) tokens, Maximum concurrency for (?P<max_context>{COUNT}) tokens"
+        rf" per request: (?P<requests>{NUMBER})x",
+        "{kv_cache_tokens} tokens of KV cache, room for {requests} requests of {max_context} tokens",
+    ),
     line("kv_cache", rf"KV cache size: (?P<kv_cache_tokens>{COUNT}) tokens", "{kv_cache_tokens} tokens of KV cache"),
     line(
         "kv_cache",

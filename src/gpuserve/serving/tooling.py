@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from gpuserve.client.chat import ChatRequest
+from gpuserve.client.functions import tool_spec
 from gpuserve.client.reply import ChatEvent, ChatReply
 from gpuserve.client.tools import Conversation, Limits, Loop, Message, Toolbox, ToolError, ToolEvent, ignore
 from gpuserve.errors import GpuserveError, NetworkError, PlatformError, TimedOut, UsageError
@@ -35,7 +36,7 @@ def _spec(name: str, description: str, parameter: str, meaning: str) -> Mapping[
         "required": [parameter],
         "additionalProperties": False,
     }
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+    return tool_spec(name, description, schema)
 
 
 RUN_PYTHON = _spec(
