@@ -82,6 +82,13 @@ DIAGNOSES = {
     "vllm-0.22.1-fail-repo-not-found.log": ("no model google/no-such-model", "spelling"),
     "vllm-0.22.1-fail-unknown-reasoning-parser.log": ("no reasoning parser nosuch", "openai_gptoss"),
     "vllm-0.22.1-fail-unknown-tool-parser.log": ("no tool-call parser nosuch", "llama3_json"),
+    "vllm-0.32.0-cpu-engine-killed-2026-11-22.log": ("died without writing a reason", "--memory"),
+    "vllm-0.32.0-cpu-fail-max-model-len-2026-11-22.log": (
+        "100000 tokens was asked for; the model takes 8192",
+        "--max-model-len=8192",
+    ),
+    "vllm-0.32.0-cpu-fail-socket-path-2026-11-22.log": ("path has 107 characters at most", "VLLM_RPC_BASE_PATH=/tmp"),
+    "vllm-0.32.0-cpu-fail-unknown-tool-parser-2026-11-22.log": ("no tool-call parser nosuch", "hermes"),
 }
 #: It was stopped from outside after five minutes: its log names no cause.
 WITHOUT_CAUSE = {"vllm-0.22.1-fail-gguf-gemma.log"}
@@ -137,6 +144,10 @@ def test_a_failed_boot_never_reads_as_answering(name: str) -> None:
         ),
         ("vllm-boot-0.22.1-cold.log", {"kv_cache_tokens": 46_592, "max_context": 8192, "weights_gib": 0.25}),
         ("vllm-boot-0.32.0.log", {"kv_cache_tokens": 46_592, "max_context": 4096}),
+        (
+            "vllm-0.32.0-cpu-boot-2026-11-22.log",
+            {"kv_cache_tokens": 46_592, "requests": 11.38, "weights_gib": 0.25, "kv_cache_gib": 1.0},
+        ),
         ("sglang-boot.log", {"kv_cache_tokens": 16_384, "max_context": 4096, "weights_gib": 0.55}),
         ("llamacpp-b11549-boot.log", {"kv_cache_tokens": 8192, "max_context": 8192}),
         (

@@ -1,4 +1,4 @@
-"""vLLM, checked against 0.22.1 (and its log also against 0.32.0)."""
+"""vLLM, checked against 0.22.1, and by ``pytest -m vllm`` against 0.32.0 on the CPU."""
 
 from __future__ import annotations
 
@@ -191,6 +191,11 @@ _FAULTS = (
         r"object has no attribute 'ggml_dequantize'",
         "This build of vLLM can't read GGUF files.",
         "Serve the file with --engine llamacpp, or the model's safetensors repository with vLLM.",
+    ),
+    fault(
+        r"ZMQError: ipc path \"(?P<path>[^\"\n]{1,400})/[^/\"\n]{1,60}\" is longer than (?P<most>\d{1,4}) characters",
+        "vLLM can't make its sockets in {path}: a socket's path has {most} characters at most.",
+        "Name a directory of a shorter path with --env VLLM_RPC_BASE_PATH=/tmp.",
     ),
     _faults.nvcc_fault(
         "Go without it, --env VLLM_USE_FLASHINFER_SAMPLER=0, or take an image that has the CUDA toolkit with --image."
