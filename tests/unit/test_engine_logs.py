@@ -51,6 +51,7 @@ DIAGNOSES = {
     "llamacpp-b11549-fail-not-gguf.log": ("no GGUF file", "vllm"),
     "llamacpp-b11549-fail-port-in-use.log": ("Port 18962", "--port"),
     "llamacpp-b11549-fail-unknown-architecture.log": ("lhama", "--image"),
+    "sglang-0.5.12.post1-cpu-scheduler-killed-2026-11-22.log": ("SGLang's scheduler was killed", "--memory"),
     "sglang-crash-after-ready.log": ("xgrammar", "llguidance"),
     "sglang-fail-bad-flag.log": ("--no-such-flag", "help"),
     "sglang-fail-mem-fraction.log": ("KV cache", "--mem-fraction-static"),
@@ -148,6 +149,7 @@ def test_a_failed_boot_never_reads_as_answering(name: str) -> None:
             "vllm-0.32.0-cpu-boot-2026-11-22.log",
             {"kv_cache_tokens": 46_592, "requests": 11.38, "weights_gib": 0.25, "kv_cache_gib": 1.0},
         ),
+        ("sglang-0.5.12.post1-cpu-boot-2026-11-22.log", {"kv_cache_tokens": 16_384, "max_context": 8192}),
         ("sglang-boot.log", {"kv_cache_tokens": 16_384, "max_context": 4096, "weights_gib": 0.55}),
         ("llamacpp-b11549-boot.log", {"kv_cache_tokens": 8192, "max_context": 8192}),
         (
@@ -159,6 +161,12 @@ def test_a_failed_boot_never_reads_as_answering(name: str) -> None:
 def test_figures(name: str, figures: dict[str, float]) -> None:
     found = figures_of(name)
     assert {figure: found[figure] for figure in figures} == figures
+
+
+def test_a_loading_time_is_told_though_the_memory_shrank_meanwhile() -> None:
+    """SGLang on a CPU, beside others who let go of theirs: "mem usage=-0.44 GB"."""
+    (loaded,) = [f for f in facts_of("sglang-0.5.12.post1-cpu-boot-2026-11-22.log") if "loaded in" in f.detail]
+    assert (loaded.detail, loaded.figures) == ("loaded in 2.73 s", {"seconds": 2.73})
 
 
 def test_phases_of_a_boot_on_a_gpu() -> None:

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from gpuserve import engines
-from gpuserve.engines.exits import by_exit_code
+from gpuserve.engines.exits import by_exit_code, telling
 
 #: What vLLM's outer process writes after whatever ended the inner one.
 DEAD = "(APIServer pid=451) RuntimeError: Engine core initialization failed. See root cause above."
-CASES: dict[str, dict[str, str]] = tomllib.loads(
-    (Path(__file__).parents[1] / "data" / "logs" / "failures.toml").read_text(encoding="utf-8")
-)
+LOGS = Path(__file__).parents[1] / "data" / "logs"
+CASES: dict[str, dict[str, str]] = tomllib.loads((LOGS / "failures.toml").read_text(encoding="utf-8"))
 #: They count only where nothing more certain is told.
 GENERAL = {"no chat template", "out of GPU memory, old"}
 
@@ -66,6 +65,11 @@ def test_what_need_not_be_the_end_or_is_unknown_is_no_cause(engine: str, line: s
 #: A log that just stops, as of vllm-project/vllm killed while it loads weights.
 STOPPED = "(EngineCore pid=9) INFO 11-22 03:03:27 [gpu_model_runner.py:5037] Starting to load model a/b...\n"
 
+#: The boot of a real SGLang up to its weights: it speaks of import errors, and none of them is one.
+UNLOADED = (
+    (LOGS / "sglang-0.5.12.post1-cpu-boot-2026-11-22.log").read_text(encoding="utf-8").partition("Load weight")[0]
+)
+
 
 @pytest.mark.parametrize(
     ("code", "log", "cause", "remedy"),
@@ -78,6 +82,7 @@ STOPPED = "(EngineCore pid=9) INFO 11-22 03:03:27 [gpu_model_runner.py:5037] Sta
         (132, STOPPED, "this CPU doesn't have", "--image"),
         (127, "bash: line 1: vllm: command not found\n", "doesn't hold the engine's program", "--image"),
         (143, STOPPED, "told to stop from outside", "again"),
+        (137, UNLOADED, "killed in the middle (signal 9)", "--memory"),
     ],
 )
 def test_an_exit_code_that_says_more_than_the_log(code: int, log: str, cause: str, remedy: str) -> None:
@@ -98,3 +103,11 @@ def test_an_exit_code_that_says_more_than_the_log(code: int, log: str, cause: st
 )
 def test_an_exit_code_that_says_nothing(code: int, log: str) -> None:
     assert by_exit_code(code, log) is None
+
+
+def test_what_only_reads_like_an_error_is_left_out_and_nothing_else() -> None:
+    kept = telling(UNLOADED)
+    assert UNLOADED.count("Ignore import error") == 3
+    assert UNLOADED.count("will be an error in a future release") == 6
+    assert "error" not in kept
+    assert len(kept.splitlines()) == len(UNLOADED.splitlines()) - 9

@@ -35,6 +35,8 @@ PHASES = {
     "llamacpp-b11549-fail-not-gguf.log": ["weights"],
     "llamacpp-b11549-fail-port-in-use.log": [],
     "llamacpp-b11549-fail-unknown-architecture.log": ["weights"],
+    "sglang-0.5.12.post1-cpu-boot-2026-11-22.log": _EAGER,
+    "sglang-0.5.12.post1-cpu-scheduler-killed-2026-11-22.log": _EAGER,
     "sglang-boot.log": _EAGER,
     "sglang-crash-after-ready.log": _EAGER,
     "sglang-fail-bad-flag.log": [],

@@ -12,6 +12,9 @@ _OOM_KILLED = re.compile(
 )
 #: What a program writes that ends by itself: then its words are the cause, and not the code.
 _ERROR = re.compile(r"Traceback \(most recent call last\)|\b[Ee]rror\b|\bERROR\b|\w(?:Error|Exception)\b|\bE \w+ ")
+#: What lines say that speak of an error and tell of none: SGLang's, of each model whose libraries the image lacks;
+#: and warnings of what newer versions won't take.
+_HARMLESS = ("Ignore import error when loading", "will be an error in a future release")
 
 _MEMORY = "Give the sandbox more main memory with --memory, in GiB."
 _CODES = {
@@ -31,6 +34,11 @@ _CODES = {
 }
 
 
+def telling(log: str) -> str:
+    """``log`` without the lines that read like an error and are none."""
+    return "\n".join(line for line in log.splitlines() if not any(words in line for words in _HARMLESS))
+
+
 def by_exit_code(code: int, log: str) -> Diagnosis | None:
     """Why an engine ended with ``code``, where its ``diagnose`` found nothing in ``log``.
 
@@ -38,6 +46,7 @@ def by_exit_code(code: int, log: str) -> Diagnosis | None:
     number below zero. None where the code says nothing, or where the log holds an error that would be the cause.
     """
     code = 128 - code if code < 0 else code
+    log = telling(log)
     if code == 137:
         return _killed(log)
     return None if _ERROR.search(log) and code not in (126, 127) else _CODES.get(code)

@@ -109,6 +109,8 @@ _LINES = (
         rf"Load weight end\. elapsed=(?P<seconds>{NUMBER}) s[^\n]*mem usage=(?P<weights_gib>{NUMBER}) GB",
         "{weights_gib} GiB loaded in {seconds} s",
     ),
+    # On a CPU the usage is what the whole machine lost meanwhile: where others let go of more, it is below zero.
+    line("loading", rf"Load weight end\. elapsed=(?P<seconds>{NUMBER}) s", "loaded in {seconds} s"),
     line(
         "kv_cache",
         rf"KV Cache is allocated\. #tokens: (?P<kv_cache_tokens>{COUNT})",
@@ -169,6 +171,18 @@ _FAULTS = (
         r"xgrammar_backend\.py[^\n]*\n[^\n]*\n(?:[^\n]*\n)?RuntimeError: Unsupported device: (?P<device>\w+)",
         "The grammar backend (xgrammar) can't constrain output on {device}; a request that asked for it ended SGLang.",
         "Use --engine-arg=--grammar-backend=llguidance.",
+    ),
+    fault(
+        r"Subprocess (?P<what>[a-z]{1,40})\w{0,20} \(pid=\d+\) crashed with exit code -9\b",
+        "SGLang's {what} was killed from outside (signal 9), as Linux does where main memory runs out.",
+        "Give the sandbox more main memory with --memory, in GiB.",
+        general=True,
+    ),
+    fault(
+        r"Subprocess (?P<what>[a-z]{1,40})\w{0,20} \(pid=\d+\) crashed with exit code -(?P<signal>\d+)",
+        "SGLang's {what} crashed (signal {signal}).",
+        "Take another version of the image with --image.",
+        general=True,
     ),
     _faults.nvcc_fault(
         "Go without it, --engine-arg=--sampling-backend=pytorch --engine-arg=--attention-backend=triton,"

@@ -6,7 +6,7 @@ import time
 
 from gpuserve import engines
 from gpuserve.client.health import Health, HealthState
-from gpuserve.engines.exits import by_exit_code
+from gpuserve.engines.exits import by_exit_code, telling
 from gpuserve.errors import BootFailed, GpuserveError, NotAuthenticated, TimedOut
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.sandboxes import labels
@@ -147,6 +147,6 @@ class Wait:
 
 def _last_line(log: str) -> str:
     """The last line that looks like an error, else the last one there is."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line.strip() for line in telling(log).splitlines() if line.strip()]
     marked = [line for line in lines if "error" in line.lower()]
     return (marked or lines or ["it wrote nothing"])[-1][:300]
