@@ -85,7 +85,9 @@ def test_a_dead_server_is_told_apart_from_an_ended_link(shell: Shell, colleague:
             continue
     eventually(lambda: told(colleague, url)[0] == 12)
     assert "nothing listens behind" in told(colleague, url)[1]
-    assert next(row for row in shell.live() if row["name"] == "words")["health"] == "not ready"
+    dead = next(row for row in shell.live() if row["name"] == "words")
+    assert dead["health"] == "not ready"
+    assert dead["detail"] == "the engine ended with exit code 137; why: gpuserve wait words"
     shell.ok("down", "words")
     status, message = told(colleague, url)
     assert (status, "its sandbox is gone" in message) == (3, True)

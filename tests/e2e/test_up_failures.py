@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ def test_a_dead_engine_is_noticed_its_log_kept_its_sandbox_deleted(shell: Shell)
     assert "dead" not in names(shell.live())
     saved = shell.ok("logs", "dead")  # the sandbox is gone, its log is not
     assert saved.out == log.read_text()
+
+
+def test_a_port_that_somebody_else_has_is_refused_before_anything_is_created(shell: Shell) -> None:
+    with socket.socket() as foreign:
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        done = shell.run("up", *QUICK, "--name", "taken", "--port", str(foreign.getsockname()[1]), "--json")
+    assert (done.status, done.error["code"]) == (5, "conflict"), done
+    assert "taken by another program" in done.error["message"]
+    assert "--port" in done.error["hint"]
+    assert "taken" not in names(shell.live())
+    assert '"sandbox"' not in done.out  # not even asked for
 
 
 def test_a_dead_engine_can_be_kept(shell: Shell) -> None:

@@ -175,7 +175,18 @@ def _report(context: Context, deployment: Deployment, endpoint: Endpoint | None)
     with Prober(endpoint, routes.health, timeout=PROBE_TIMEOUT) as prober:
         probe = prober.probe()
     load = _load(deployment, endpoint, routes.metrics) if probe.ready else None
-    return Report(deployment, moment, WORDS[probe.state], probe.detail, endpoint.url, load)
+    ended = _end(context, deployment) if probe.state is HealthState.NOT_YET else ""
+    return Report(deployment, moment, WORDS[probe.state], ended or probe.detail, endpoint.url, load)
+
+
+def _end(context: Context, deployment: Deployment) -> str:
+    """That the engine has ended, where it has; "" where it runs, and where that can't be told."""
+    try:
+        session = context.sandboxes(deployment.place).session(deployment)
+        code = session.exit_code() if session.attach() else None
+    except GpuserveError:
+        return ""  # a detail beside others: that it is missing is no error
+    return "" if code is None else f"the engine ended with exit code {code}; why: gpuserve wait {deployment.name}"
 
 
 def _load(deployment: Deployment, endpoint: Endpoint, path: str) -> Load | None:

@@ -21,7 +21,7 @@ from gpuserve.serving.cost import deadline_problem
 from gpuserve.serving.enginelog import LogFile
 from gpuserve.serving.events import BuildLog, Emit, Launched, PickedUp, Planned, Ready, Removed, SandboxState, Warned
 from gpuserve.serving.fleet.record import load as fleet_called
-from gpuserve.serving.plan import Plan, as_found
+from gpuserve.serving.plan import Plan, as_found, is_taken
 from gpuserve.serving.reach import open_endpoint
 from gpuserve.serving.share import hand_out
 
@@ -139,8 +139,20 @@ class _Up:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
+    def _check_port(self) -> None:
+        """Sandboxes of this machine share its ports. On a taken one SGLang doesn't end: for minutes it warms up whoever
+        listens there.
+        """
+        port = self._plan.request.port
+        if self._plan.place == "local" and is_taken(port):
+            raise Conflict(
+                f"port {port} is taken by another program of this machine",
+                hint="leave --port out, and a free one is chosen",
+            )
+
     def _create(self) -> Deployment:
         plan = self._plan
+        self._check_port()
         creation = self._sandboxes.start_creation(
             plan.request,
             plan.launch,
