@@ -63,7 +63,7 @@ def up(plan: Plan, context: Context, *, emit: Emit, options: Options = Options()
     A sandbox of that name that serves the same plan is picked up instead of created.
 
     Raises:
-        Conflict: the name belongs to something else.
+        Conflict: the name belongs to something else, or the port of this machine to somebody else.
         BootFailed, TimedOut, NoCapacity, QuotaExceeded, NotAuthenticated, NetworkError, PlatformError: as it
             happened; the sandbox is deleted, or kept where ``options.keep_failed`` says so.
         Interrupted: Ctrl-C.
