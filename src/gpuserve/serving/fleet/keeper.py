@@ -10,80 +10,60 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
-from gpuserve.client.health import Health, HealthState, Prober
+from gpuserve.client.health import Health, HealthState
 from gpuserve.errors import GpuserveError, UsageError
 from gpuserve.proxy.injector import Injector
-from gpuserve.proxy.upstream import Upstream, Way
+from gpuserve.proxy.upstream import Upstream
 from gpuserve.records import GONE, Deployment
-from gpuserve.sandboxes import labels
 from gpuserve.serving.context import Context
 from gpuserve.serving.fleet.gateway import MANIFEST
 from gpuserve.serving.fleet.lost import end_of, may_have_ended
 from gpuserve.serving.fleet.member import Member
-from gpuserve.serving.fleet.record import Record, directory, forget, load, write_private
+from gpuserve.serving.fleet.record import Record, directory, forget, load
 from gpuserve.serving.fleet.replace import Replacing
 from gpuserve.serving.fleet.supervisor import OVER
 from gpuserve.serving.fleet.turn import taken
+from gpuserve.serving.fleet.watch import Watch
 from gpuserve.serving.reach import open_endpoint
 
-T = TypeVar("T")
-#: Seconds between two looks at the platform's list, and between two looks at each worker.
-ROSTER_EVERY, PROBE_EVERY = 4.0, 1.0
+#: Seconds between two looks at the platform's list.
+ROSTER_EVERY = 4.0
 #: Seconds after which a list has come so late that the platform, or the way to it, must have failed meanwhile.
 SLOW_LIST = 8.0
-#: Seconds within which a worker must say that it is well. Engines answer that beside their work.
-PROBE_TIMEOUT = 4.0
 #: Seconds within which a worker answers where nothing is slow.
 QUICK = 1.0
 #: Seconds between two questions whether the engine of a worker at which nothing listens has ended.
 ASK_AGAIN, ASK_AGAIN_BOOTING = 2.0, 5.0
 
 
-class Keeper:
-    """Looks after one fleet. ``run`` goes on until SIGTERM."""
+class Keeper(Watch):
+    """Looks after one fleet, by the platform's list. ``run`` goes on until SIGTERM."""
 
     def __init__(self, record: Record, context: Context, listener: socket.socket) -> None:
         self.record = record
         self.context = context
-        self.members: dict[str, Member] = {}
-        self.draining: set[str] = set()
         self.problem = ""
         self.over = False
         self._unlisted = ""
         self._heard: dict[str, float] = {}
-        self._place = directory(record.name)
-        self._manifest = ""
         self._poke = asyncio.Event()
-        self._pool = ThreadPoolExecutor(32, thread_name_prefix="keeper")
-        self.injector = Injector(listener=listener, key=record.key, control_key=record.control_key, control=self.order)
+        injector = Injector(listener=listener, key=record.key, control_key=record.control_key, control=self.order)
+        super().__init__(injector, directory(record.name) / MANIFEST, f"http://127.0.0.1:{record.injector_port}")
         self.replacing = Replacing(self)
 
     async def run(self) -> None:
-        """Serves until SIGTERM, or until the supervisor is gone."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        """Serves until SIGTERM, until the supervisor is gone, or until the fleet's time is over."""
         for deployment, upstream in _remembered(self.context, self.record):
-            self._join(deployment, upstream, presumed=True)
-        async with self.injector:
-            tasks = [asyncio.create_task(one) for one in (self._roster_loop(), self._probe_loop(), _orphaned())]
-            stopped = asyncio.create_task(stop.wait())
-            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for task in done - {stopped}:
-                task.result()  # a defect ends the process, with its traceback in the log; it is started again
+            self._admit(deployment, upstream, presumed=True)
+        await self.serve(self._roster_loop())
 
     # -- who belongs to the fleet ----------------------------------------------------------------------------------
 
@@ -135,78 +115,50 @@ class Keeper:
         """Brings the members in line with what the platform lists."""
         listed = {one.name: one for one in found}
         for name in [name for name in self.members if name not in listed]:
-            self._leave(name, "it is gone")
+            self.leave(name, "it is gone")
         for name, deployment in listed.items():
             member = self.members.get(name)
             if member is not None and member.deployment.sandbox_id != deployment.sandbox_id:
-                self._leave(name, "another sandbox has its name")
+                self.leave(name, "another sandbox has its name")
                 member = None
             if member is not None:
                 member.deployment = deployment
                 if deployment.state != "started":
-                    self._judge(member, Health(HealthState.GONE, deployment.error or deployment.state))
+                    self.judge(member, Health(HealthState.GONE, deployment.error or deployment.state))
             elif deployment.state == "started":
                 try:
                     endpoint = await self.thread(partial(open_endpoint, self.context, deployment))
                 except GpuserveError as error:
                     self.say(f"{name} can't be reached: {error.message}")
                 else:
-                    self._join(deployment, Upstream(endpoint))
+                    self._admit(deployment, Upstream(endpoint))
         self.publish()
         self.replacing.look(found)
 
-    def _join(self, deployment: Deployment, upstream: Upstream, *, presumed: bool = False) -> None:
-        """``presumed``: it was well before this process began, and is taken to be until it shows otherwise."""
-
+    def _admit(self, deployment: Deployment, upstream: Upstream, *, presumed: bool = False) -> None:
         def renew() -> Upstream:
             return Upstream(open_endpoint(self.context, deployment))
 
-        way = Way(deployment.name, upstream, renew, pooled=True, pause=1.0)
-        self.injector.ways[deployment.name] = way
-        member = self.members[deployment.name] = Member(deployment, way)
-        if presumed:
-            member.well, member.ever_well, member.state = True, True, "ready"
-            self.injector.healthy.add(deployment.name)
-        self.say(f"{deployment.name} has joined")
-
-    def _leave(self, name: str, why: str) -> None:
-        member = self.members.pop(name)
-        self.injector.healthy.discard(name)
-        self.publish()
-        self.injector.ways.pop(name, None)
-        self.draining.discard(name)
-        cut = member.way.cut()
-        self.say(f"{name} has left: {why}" + (f"; {cut} requests were cut off" if cut else ""))
+        self.join(deployment, upstream, renew, presumed=presumed)
 
     # -- how they are ----------------------------------------------------------------------------------------------
 
-    async def _probe_loop(self) -> None:
-        under_way: dict[str, asyncio.Task[None]] = {}
-        while True:
-            for name, member in self.members.items():
-                if name not in under_way or under_way[name].done():
-                    if name in under_way:
-                        under_way.pop(name).result()
-                    under_way[name] = asyncio.create_task(self._probe(member))
-            for name in [name for name in under_way if name not in self.members]:
-                under_way.pop(name)
-            await asyncio.sleep(PROBE_EVERY)
-
-    async def _probe(self, member: Member) -> None:
+    async def probe(self, member: Member) -> None:
+        """As ``Watch.probe``; renews a refused credential, and where nothing listens asks if the engine has ended."""
         used, began = member.way.upstream, time.monotonic()
-        health = await self.thread(lambda: _look(used, member.deployment))
+        health = await self.look(member)
         if health.ready and time.monotonic() - began < QUICK:
             self._heard[member.name] = time.monotonic()
         if health.state is HealthState.REFUSED and await member.way.renewed(used) is not None:
-            health = await self.thread(lambda: _look(member.way.upstream, member.deployment))
+            health = await self.look(member)
         if self.members.get(member.name) is not member:
             return
-        self._judge(member, health, doubt=health.status is None and not self._heard_others(member, began))
+        self.judge(member, health, doubt=health.status is None and not self._heard_others(member, began))
         if may_have_ended(health) and member.to_be_asked_for(ASK_AGAIN if member.ever_well else ASK_AGAIN_BOOTING):
             ended = await self.thread(partial(end_of, self.context, member.deployment, member.booting_for))
             if ended and self.members.get(member.name) is member and not self._booted_by_somebody(member):
                 member.ended = ended
-                self._judge(member, health)
+                self.judge(member, health)
                 self._poke.set()
 
     def _booted_by_somebody(self, member: Member) -> bool:
@@ -217,36 +169,11 @@ class Keeper:
         """Whether another worker answered quickly since then: if all are silent or slow, that is no one's own doing."""
         return any(at >= since for name, at in self._heard.items() if name != member.name)
 
-    def _judge(self, member: Member, health: Health, *, doubt: bool = False) -> None:
-        was = member.well
-        member.take(health, doubt=doubt, alone=not self.injector.healthy - {member.name})
-        if member.well and not was:
-            self.injector.healthy.add(member.name)
-            self.say(f"{member.name} is in rotation")
-        if not member.well:
-            self.injector.healthy.discard(member.name)
-            # What waits for an answer of a worker that gives none is asked of another; streams break off. Where there
-            # is no other, and it may only be slow, waiting is better.
-            only_slow = member.state in ("unwell", "booting") and not self.injector.healthy
-            cut = member.way.cut() if member.lost_touch and not only_slow else 0
-            if was:
-                self.say(f"{member.name} is out of rotation: {member.detail}; {cut} requests were cut off")
-        if member.well != was:
-            self.publish()
+    def judge(self, member: Member, health: Health, *, doubt: bool = False) -> None:
+        """As ``Watch.judge``; the platform's list is read at once where a sandbox may be gone or refuses."""
+        super().judge(member, health, doubt=doubt)
         if health.state in (HealthState.GONE, HealthState.REFUSED):
             self._poke.set()
-
-    def publish(self) -> None:
-        """Writes the gateway's list of workers, if it has changed: those that were well once and aren't leaving.
-
-        Whether one of them is well now is what the injector says on its health route.
-        """
-        url = f"http://127.0.0.1:{self.record.injector_port}/w"
-        names = sorted(name for name, one in self.members.items() if one.ever_well and name not in self.draining)
-        text = json.dumps({"version": 1, "workers": [{"url": f"{url}/{name}"} for name in names]})
-        if text != self._manifest:
-            write_private(self._place / MANIFEST, text)
-            self._manifest = text
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -284,36 +211,15 @@ class Keeper:
             "pid": os.getpid(),
         }
 
-    # -- inner -----------------------------------------------------------------------------------------------------
-
-    async def thread(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns, called in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
-
     def poke(self) -> None:
         """Has the list of workers read now."""
         self._poke.set()
-
-    def say(self, text: str) -> None:
-        """Notes something in the log."""
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)  # noqa: T201  # the daemon's log
-
-
-def _look(upstream: Upstream, deployment: Deployment) -> Health:
-    with Prober(upstream.endpoint, labels.routes(deployment.labels).health, timeout=PROBE_TIMEOUT) as prober:
-        return prober.probe()
 
 
 def _remembered(context: Context, record: Record) -> list[tuple[Deployment, Upstream]]:
     """What the cache still holds of the fleet: with that a keeper that was killed serves again at once."""
     known = [one for one in context.cache.all() if one.place == record.place and one.deployment.fleet == record.name]
     return [(one.deployment, Upstream(one.endpoint)) for one in known if one.endpoint is not None]
-
-
-async def _orphaned() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110  # the kernel tells no event of that
-        await asyncio.sleep(1)
 
 
 def main() -> None:

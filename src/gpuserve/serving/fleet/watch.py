@@ -1,17 +1,20 @@
 """The members of a fleet, looked at every second: who is well, and what the gateway is told of that.
 
-Carried into a gateway's sandbox as it is (``away/pack.py``): it knows neither the platform nor this machine's files.
+The keeper and the program in a gateway's sandbox are this, with what each of them knows besides. Carried into such a
+sandbox as it is (``away/pack.py``): it knows neither the platform nor this machine's files.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpuserve.client.health import Health, Prober
 from gpuserve.proxy.injector import Injector
@@ -41,9 +44,31 @@ class Watch:
         self._eyes: dict[str, _Eye] = {}
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="watch")
 
-    def join(self, deployment: Deployment, upstream: Upstream, *, presumed: bool = False) -> None:
+    async def serve(self, *loops: Coroutine[Any, Any, None]) -> None:
+        """Serves, and goes through these loops, until SIGTERM, until the process that started this one is gone, or
+        until one of the loops ends."""
+        stop = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+        async with self.injector:
+            tasks = [asyncio.create_task(one) for one in (*loops, self._probe_loop(), _orphaned())]
+            stopped = asyncio.create_task(stop.wait())
+            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done - {stopped}:
+                task.result()  # a defect ends the process, with its traceback in the log; it is started again
+
+    def join(
+        self,
+        deployment: Deployment,
+        upstream: Upstream,
+        renew: Callable[[], Upstream] | None = None,
+        *,
+        presumed: bool = False,
+    ) -> None:
         """``presumed``: it was well before this process began, and is taken to be until it shows otherwise."""
-        way = Way(deployment.name, upstream, pooled=True)
+        way = Way(deployment.name, upstream, renew, pooled=True, pause=1.0)
         self.injector.ways[deployment.name] = way
         member = self.members[deployment.name] = Member(deployment, way)
         if presumed:
@@ -58,23 +83,32 @@ class Watch:
         self.publish()
         self.injector.ways.pop(name, None)
         self.draining.discard(name)
+        if eye := self._eyes.pop(name, None):
+            eye.close()
         cut = member.way.cut()
         self.say(f"{name} has left: {why}" + (f"; {cut} requests were cut off" if cut else ""))
 
-    async def probe_loop(self) -> None:
-        """Looks at every member each second, for ever."""
+    async def _probe_loop(self) -> None:
         under_way: dict[str, asyncio.Task[None]] = {}
         while True:
             for name, member in self.members.items():
                 if name not in under_way or under_way[name].done():
                     if name in under_way:
                         under_way.pop(name).result()
-                    under_way[name] = asyncio.create_task(self._probe(member))
+                    under_way[name] = asyncio.create_task(self.probe(member))
             for name in [name for name in under_way if name not in self.members]:
                 under_way.pop(name)
             await asyncio.sleep(PROBE_EVERY)
 
-    async def _probe(self, member: Member) -> None:
+    async def probe(self, member: Member) -> None:
+        """One look at a member, and what follows from it."""
+        used = member.way.upstream
+        health = await self.look(member)
+        if self.members.get(member.name) is member and member.way.upstream == used:
+            self.judge(member, health)
+
+    async def look(self, member: Member) -> Health:
+        """How its engine answers, over a connection that is kept for that. Never two at once for one member."""
         used = member.way.upstream
         eye = self._eyes.pop(member.name, None)
         if eye is None or eye.upstream != used:
@@ -82,17 +116,16 @@ class Watch:
                 eye.close()
             eye = await self.thread(lambda: _Eye(used, member.deployment))
         health = await self.thread(eye.look)
-        if self.members.get(member.name) is not member:
+        if self.members.get(member.name) is member:
+            self._eyes[member.name] = eye
+        else:
             eye.close()
-            return
-        self._eyes[member.name] = eye
-        if member.way.upstream == used:
-            self.judge(member, health)
+        return health
 
-    def judge(self, member: Member, health: Health) -> None:
-        """Takes another look into account: in rotation, or out of it."""
+    def judge(self, member: Member, health: Health, *, doubt: bool = False) -> None:
+        """Takes another look into account: in rotation, or out of it; ``doubt`` as for ``Member.take``."""
         was = member.well
-        member.take(health)
+        member.take(health, doubt=doubt, alone=not self.injector.healthy - {member.name})
         if member.well and not was:
             self.injector.healthy.add(member.name)
             self.say(f"{member.name} is in rotation")
@@ -140,3 +173,9 @@ class _Eye:
 
     def close(self) -> None:
         self._prober.__exit__(None, None, None)
+
+
+async def _orphaned() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  # the kernel tells no event of that
+        await asyncio.sleep(1)

@@ -14,7 +14,6 @@ import asyncio
 import json
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -55,19 +54,8 @@ class Gate(Watch):
 
     async def run(self) -> None:
         """Serves until SIGTERM, or until the process that started this one is gone."""
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         self.take_roster(presumed=_well_before(self._folder))
-        async with self.injector:
-            loops = (self._read_loop(), self._tell_loop(), self.probe_loop(), _orphaned())
-            tasks = [asyncio.create_task(one) for one in loops]
-            stopped = asyncio.create_task(stop.wait())
-            done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for task in done - {stopped}:
-                task.result()  # a defect ends the process, with its traceback in the log; it is started again
+        await self.serve(self._read_loop(), self._tell_loop())
 
     async def _read_loop(self) -> None:
         while True:
@@ -139,12 +127,6 @@ def _well_before(folder: Path) -> frozenset[str]:
         told = json.loads((folder / STATUS).read_text(encoding="utf-8"))
         return frozenset(row["name"] for row in told["workers"] if row["in_rotation"] or row["state"] == "draining")
     return frozenset()
-
-
-async def _orphaned() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110  # the kernel tells no event of that
-        await asyncio.sleep(1)
 
 
 # -- the processes -----------------------------------------------------------------------------------------------------
