@@ -137,6 +137,7 @@ class UpOptions(TypedDict, total=False):
     env: Mapping[str, str]
     labels: Mapping[str, str]
     engine_args: Sequence[str]
+    fast_boot: bool
     keep_failed: bool
     log_file: Path
     env_file: Path
@@ -212,6 +213,7 @@ def _request(model: str, options: UpOptions, context: Context) -> ServeRequest:
         idle=defaults.idle(options.get("idle", "")),
         timeout=options.get("timeout", DEFAULT_BOOT_TIMEOUT),
         queue_timeout=options.get("queue_timeout"),
+        fast_boot=options.get("fast_boot", False),
         env=way.env,
         labels=options.get("labels", {}),
         engine_args=way.engine_args,

@@ -117,6 +117,7 @@ class ServeRequest:
 
     ``access`` is one of ``ACCESS_MODES``, ``public`` what it means for the platform's proxy; ``api_key`` is the key
     that the engine shall check, "" for none. ``fleet`` is the fleet that it is to be a worker of, "" for none.
+    ``fast_boot`` asks the engine to be ready sooner and to answer more slowly.
     """
 
     model: str
@@ -143,6 +144,7 @@ class ServeRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     engine_args: tuple[str, ...] = ()
     fleet: str = ""
+    fast_boot: bool = False
 
     def __post_init__(self) -> None:
         check_model(self.model)

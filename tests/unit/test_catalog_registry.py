@@ -95,6 +95,13 @@ def model_of(family: FamilyFacts) -> str:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_the_engine_takes_what_a_fast_boot_adds(engine: str) -> None:
+    request = ServeRequest(model="Qwen/Qwen3-8B", engine=engine, fast_boot=True)
+    argv = after_program(engine, engines.load(engine).plan(request, ModelFacts()).argv)
+    assert problems(argv, registry(engine)) == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", catalog.families(), ids=lambda family: family.id)
 def test_the_engine_takes_what_the_row_says(family: FamilyFacts, engine: str) -> None:
     model = model_of(family)

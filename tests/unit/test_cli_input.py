@@ -158,6 +158,29 @@ def test_a_dry_run_needs_no_key_and_no_platform(
     assert plan["ttl_seconds"] == 4 * 3600
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag", "note"),
+    [
+        ("vllm", "--enforce-eager", "vLLM leaves out compilation, CUDA graphs and tuning of kernels at its start"),
+        ("sglang", "--disable-cuda-graph", "SGLang leaves out CUDA graphs at its start"),
+        ("llamacpp", "", "llama.cpp has nothing to leave out at its start"),
+    ],
+)
+def test_a_dry_run_says_what_a_fast_boot_comes_to(
+    capsys: pytest.CaptureFixture[str], engine: str, flag: str, note: str
+) -> None:
+    up = ("up", *MODEL, "--engine", engine, "--dry-run", "--no-check", "--json")
+    assert run([*up, "--fast-boot"]) == 0
+    fast = json.loads(capsys.readouterr().out)["data"]
+    assert run([*up]) == 0
+    usual = json.loads(capsys.readouterr().out)["data"]
+    assert (fast["fast_boot"], usual["fast_boot"]) == (True, False)
+    assert any(note in one for one in fast["notes"])
+    assert not any("fast-boot" in one for one in usual["notes"])
+    assert (flag in fast["command"]) is bool(flag)
+    assert fast["reasons"].get(flag, "").startswith("--fast-boot: " if flag else "")
+
+
 def test_a_dry_run_for_people_puts_the_command_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["up", "--local", "--dry-run"]) == 0
     shown = capsys.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpuserve import catalog, engines
-from gpuserve.engines.base import Engine, Reasons, ReportsMetrics
+from gpuserve.engines.base import Engine, Reasons, ReportsMetrics, StartsFaster
 from gpuserve.engines.llamacpp import LlamaCpp
 from gpuserve.engines.sglang import SGLang
 from gpuserve.engines.vllm import VLLM
@@ -358,3 +358,37 @@ def test_metric_names() -> None:
     assert VLLM().metrics.kv_usage == "vllm:kv_cache_usage_perc"
     assert (SGLang().metrics.running, SGLang().metrics.waiting) == ("sglang:num_running_reqs", "sglang:num_queue_reqs")
     assert LlamaCpp().metrics.kv_usage == ""
+
+
+# ---- --fast-boot
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [
+        ("vllm", ("--enforce-eager", "--optimization-level", "0")),
+        ("sglang", ("--disable-cuda-graph", "--disable-piecewise-cuda-graph")),
+        ("llamacpp", ()),
+    ],
+)
+def test_a_fast_boot_adds_its_flags_and_nothing_else(engine: str, flags: tuple[str, ...]) -> None:
+    usual = plan(engine, "somebody/strange-1b-GGUF")
+    fast = plan(engine, "somebody/strange-1b-GGUF", fast_boot=True)
+    assert fast.argv == (*usual.argv, *flags)
+    assert isinstance(engines.load(engine), StartsFaster) is bool(flags)
+
+
+@pytest.mark.parametrize(
+    ("engine", "theirs", "left"),
+    [
+        ("vllm", "--no-enforce-eager", "--enforce-eager"),
+        ("vllm", "-O2", "--optimization-level"),
+        ("vllm", "--optimization_level=1", "--optimization-level"),
+        ("sglang", "--disable-piecewise-cuda-graph", "--disable-piecewise-cuda-graph"),
+    ],
+)
+def test_the_users_own_choice_stands_in_a_fast_boot(engine: str, theirs: str, left: str) -> None:
+    made = plan(engine, "Qwen/Qwen3-8B", theirs, fast_boot=True)
+    assert left not in made.argv[:-1]
+    assert made.argv[-1] == theirs
+    assert any(note.startswith(f"{left} is left to your engine arguments") for note in made.notes)

@@ -43,6 +43,10 @@ class Asked:
     revision: Annotated[str | None, _option(_MODEL, "Branch, tag or commit.")] = None
     image: Annotated[str | None, _option(_MODEL, "Container image instead of the engine's own.")] = None
     engine_arg: Annotated[list[str] | None, _option(_MODEL, "One engine flag, as --engine-arg=--flag=value.")] = None
+    fast_boot: Annotated[
+        bool,
+        _option(_MODEL, "Be ready sooner and answer more slowly: skip compilation and CUDA graphs.", "--fast-boot"),
+    ] = False
     env: Annotated[list[str] | None, _option(_MODEL, "KEY=VALUE for the engine; KEY alone takes it from here.")] = None
     gpu: Annotated[str | None, _option(_SANDBOX, "GPU types in order of preference, or none.")] = None
     gpu_count: Annotated[int, _option(_SANDBOX, "GPUs per sandbox (1).")] = 1
@@ -153,6 +157,7 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         api_key=way.api_key,
         queue_timeout=None if asked.queue_timeout is None else -(-parse_duration(asked.queue_timeout) // 60),
         timeout=parse_duration(asked.timeout),
+        fast_boot=asked.fast_boot,
     )
 
 

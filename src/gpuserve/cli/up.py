@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Examples: gpuserve up --local · gpuserve up --engine sglang --model openai/gpt-oss-20b --ttl 2h · "
-    'eval "$(gpuserve up --model Qwen/Qwen3-8B -- --max-model-len 8192)". '
+    'eval "$(gpuserve up --model Qwen/Qwen3-8B -- --max-model-len 8192)" · '
+    "gpuserve up --model Qwen/Qwen3-8B --fast-boot. "
     'With --json: one line {"event": …} for each step, then {"data": {name, endpoint, base_url, token, …}}.'
 )
 

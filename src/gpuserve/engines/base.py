@@ -78,6 +78,15 @@ class KeyCheck:
 
 
 @runtime_checkable
+class StartsFaster(Protocol):
+    """An engine that can leave out work of its start, for ``ServeRequest.fast_boot``, and then answers more slowly."""
+
+    @property
+    def fast_boot(self) -> str:
+        """What it leaves out then, as the object of a sentence."""
+
+
+@runtime_checkable
 class Reasons(Protocol):
     """An engine that hands a model's reasoning back apart from its answer."""
 

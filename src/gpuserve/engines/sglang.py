@@ -28,6 +28,7 @@ class SGLang:
     )
     reasoning_field = "reasoning_content"
     text_route = "generate"
+    fast_boot = "CUDA graphs"
     # It reads a key from its arguments only, which every list of processes shows, or from the file that --config names.
     key_check = KeyCheck(
         KeyPass(
@@ -55,6 +56,9 @@ class SGLang:
         _launch.add_parsers(flags, self, request, facts)
         flags.add("--enable-cache-report")
         flags.add("--enable-metrics")
+        if request.fast_boot:
+            flags.add("--disable-cuda-graph")
+            flags.add("--disable-piecewise-cuda-graph")
         flags.add_each(facts.flags)
         if request.revision:
             flags.add("--revision", request.revision)

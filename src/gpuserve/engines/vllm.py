@@ -12,6 +12,8 @@ from gpuserve.records import BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFact
 
 #: What the OpenAI route of 0.22.1 takes.
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+#: The short spellings of --optimization-level.
+_LEVELS = ("-O", "-O0", "-O1", "-O2", "-O3")
 
 
 class VLLM:
@@ -25,6 +27,7 @@ class VLLM:
     )
     reasoning_field = "reasoning"
     text_route = "completions"
+    fast_boot = "compilation, CUDA graphs and tuning of kernels"
     # Seen on 0.22.1 and 0.32.0: /invocations serves chat completions to whoever comes without a key.
     key_check = KeyCheck(
         KeyPass("VLLM_API_KEY"),
@@ -45,6 +48,10 @@ class VLLM:
         _launch.add_parsers(flags, self, request, facts)
         flags.add("--enable-prefix-caching", also=("--no-enable-prefix-caching",))
         flags.add("--enable-prompt-tokens-details", also=("--no-enable-prompt-tokens-details",))
+        if request.fast_boot:
+            flags.add("--enforce-eager", also=("--no-enforce-eager",))
+            # Eager mode alone still has FlashInfer try its kernels at the start; level 0 doesn't.
+            flags.add("--optimization-level", "0", also=_LEVELS)
         flags.add_each(facts.flags)
         if request.revision:
             flags.add("--revision", request.revision)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from gpuserve import engines
 from gpuserve.access import planned
 from gpuserve.catalog.fit import Fit
+from gpuserve.engines.base import Engine, StartsFaster
 from gpuserve.records import KEY_FILE, Deployment, LaunchPlan, ModelFacts, ServeRequest
 from gpuserve.redaction import MASK, SECRET_NAME, secret_values
 from gpuserve.serving.defaults import default_target
@@ -98,6 +99,7 @@ class Plan:
             "reasoning_parser": self.facts.reasoning_parser or None,
             "source": self.facts.source or None,
             "fit": None if self.fit is None else self.fit.as_dict(),
+            "fast_boot": self.request.fast_boot,
             "reasons": self.reasons,
             "notes": list(self.notes),
         }
@@ -131,8 +133,17 @@ def make_plan(
         name=name,
         run_id=secrets.token_hex(6),
         fit=verdict.fit,
-        notes=tuple(dict.fromkeys((*launch.notes, *verdict.notes))),
+        notes=tuple(dict.fromkeys((*launch.notes, *_fast_boot_note(engine, request), *verdict.notes))),
     )
+
+
+def _fast_boot_note(engine: Engine, request: ServeRequest) -> tuple[str, ...]:
+    """What comes of ``--fast-boot``, where it was asked for."""
+    if not request.fast_boot:
+        return ()
+    if isinstance(engine, StartsFaster):
+        return (f"--fast-boot: {engine.title} leaves out {engine.fast_boot} at its start, and answers more slowly.",)
+    return (f"{engine.title} has nothing to leave out at its start: --fast-boot changes nothing.",)
 
 
 def as_found(plan: Plan, found: Deployment) -> Plan:
