@@ -61,6 +61,10 @@ class Load:
         self._letters = round(self._letters * self._setup.tokens / each)
         self._setup.record.write("calibrated", tokens_of_a_prompt=round(each, 1), letters=self._letters)
 
+    def warm_up_schema(self, seed: int) -> None:
+        """A few answers held to the schema, which aren't counted: the engine makes its grammar at the first."""
+        self._run(Pass("batch", seed, 0, schema=True), min(8, self._setup.passages))
+
     def twice(self, client: str, seed: int, **how: bool) -> None:
         """A pass over new passages, and one over the same with another question."""
         for question in (0, 1):

@@ -116,11 +116,12 @@ class Steps:
     def _round(self, load: Load, seed: int, *, turned: bool) -> None:
         clients = ["batch", "bench"] if self.setup.program else ["batch"]
         for place, client in enumerate(reversed(clients) if turned else clients):
-            needs = 60 if client == "bench" else 40
+            needs = 75 if client == "bench" else 40
             self.setup.record.attempt(f"{client} {seed}", partial(load.twice, client, seed + place), needs=needs)
 
     def _held_to_a_schema(self, load: Load) -> None:
         record = self.setup.record
+        record.attempt("schema warm-up", lambda: load.warm_up_schema(1000), needs=20)
         record.attempt("schema", lambda: load.twice("batch", 1001, schema=True), needs=45)
         if self.setup.program:
             record.attempt("schema bench", lambda: load.twice("bench", 1002, schema=True), needs=75)
