@@ -24,21 +24,36 @@ _LISTEN = "0A"
 
 
 class Ports:
-    """Remembers good answers for a few seconds; bad ones are asked anew, since a server may come up at any moment."""
+    """Remembers good answers for a few seconds; bad ones are asked anew, since a server may come up at any moment.
+
+    Requests that come while the answer is being found wait for that one: hundreds at once, as ``batch`` sends them,
+    would otherwise each read the process table, and hold the host up for seconds.
+    """
 
     def __init__(self) -> None:
         self._good: dict[tuple[str, int], float] = {}
+        self._asking: dict[tuple[str, int], asyncio.Task[bool]] = {}
 
     async def allowed(self, sandbox_id: str, root: Path, port: int) -> bool:
         """Whether the preview of a sandbox may reach ``port`` now. False also when nothing listens there."""
-        if self._good.get((sandbox_id, port), 0.0) > time.monotonic():
+        key = (sandbox_id, port)
+        if self._good.get(key, 0.0) > time.monotonic():
             return True
-        if not something_listens(port):
-            return False
-        if not await asyncio.to_thread(_belongs, sandbox_id, root, port):
-            return False
-        self._good[sandbox_id, port] = time.monotonic() + KNOWN_FOR
-        return True
+        asking = self._asking.get(key)
+        if asking is None:
+            if not something_listens(port):
+                return False
+            asking = self._asking[key] = asyncio.create_task(self._ask(key, root))
+        return await asyncio.shield(asking)  # whoever asked first may go away; the others still wait
+
+    async def _ask(self, key: tuple[str, int], root: Path) -> bool:
+        try:
+            found = await asyncio.to_thread(_belongs, key[0], root, key[1])
+            if found:
+                self._good[key] = time.monotonic() + KNOWN_FOR
+            return found
+        finally:
+            self._asking.pop(key, None)
 
     def forget(self, sandbox_id: str, port: int) -> None:
         """Ask again the next time: the server could not be reached."""
