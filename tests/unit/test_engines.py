@@ -362,6 +362,8 @@ def test_metric_names() -> None:
 
 # ---- --fast-boot
 
+FORK = "VLLM_WORKER_MULTIPROC_METHOD"
+
 
 @pytest.mark.parametrize(
     ("engine", "flags"),
@@ -375,6 +377,8 @@ def test_a_fast_boot_adds_its_flags_and_nothing_else(engine: str, flags: tuple[s
     usual = plan(engine, "somebody/strange-1b-GGUF")
     fast = plan(engine, "somebody/strange-1b-GGUF", fast_boot=True)
     assert fast.argv == (*usual.argv, *flags)
+    assert dict(fast.env) == ({FORK: "fork"} if engine == "vllm" else {})
+    assert dict(usual.env) == {}
     assert isinstance(engines.load(engine), StartsFaster) is bool(flags)
 
 
@@ -392,3 +396,14 @@ def test_the_users_own_choice_stands_in_a_fast_boot(engine: str, theirs: str, le
     assert left not in made.argv[:-1]
     assert made.argv[-1] == theirs
     assert any(note.startswith(f"{left} is left to your engine arguments") for note in made.notes)
+
+
+def test_how_the_engines_process_starts_is_the_users_in_a_fast_boot() -> None:
+    made = plan("vllm", "Qwen/Qwen3-8B", fast_boot=True, env={FORK: "spawn"})
+    assert made.env[FORK] == "spawn"
+    assert not any(FORK in note for note in made.notes)
+
+
+def test_a_fast_boot_does_not_fork_where_vllm_would_refuse_to_start() -> None:
+    made = plan("vllm", "Qwen/Qwen3-8B", "--mm-tensor-ipc=torch_shm", fast_boot=True)
+    assert FORK not in made.env

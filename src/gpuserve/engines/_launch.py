@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from gpuserve.engines.base import ChecksKey, Engine
@@ -147,8 +147,10 @@ def finish(
     flags: Flags,
     health_path: str,
     path: tuple[str, ...] = (),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> LaunchPlan:
-    """The plan around a finished list of flags. Variables that the user set win over the catalogue's."""
+    """The plan around a finished list of flags. Variables that the user set win over the catalogue's, those over
+    ``env``."""
     key = engine.key_check.how if request.api_key and isinstance(engine, ChecksKey) else None
     if key is not None:
         why = "gpuserve gives the engine its key by a file, so that no list of processes shows it"
@@ -164,6 +166,6 @@ def finish(
         health_path=health_path,
         path=path,
         key=key,
-        env=MappingProxyType({**facts.env, **request.env}),
+        env=MappingProxyType({**env, **facts.env, **request.env}),
         notes=tuple(flags.notes),
     )

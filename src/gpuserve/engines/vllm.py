@@ -14,6 +14,8 @@ from gpuserve.records import BootFact, Diagnosis, KeyPass, LaunchPlan, ModelFact
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 #: The short spellings of --optimization-level.
 _LEVELS = ("-O", "-O0", "-O1", "-O2", "-O3")
+#: How ``vllm serve`` starts the engine's process: "spawn" if nothing is said, which has Python import everything anew.
+_START = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 class VLLM:
@@ -52,11 +54,12 @@ class VLLM:
             flags.add("--enforce-eager", also=("--no-enforce-eager",))
             # Eager mode alone still has FlashInfer try its kernels at the start; level 0 doesn't.
             flags.add("--optimization-level", "0", also=_LEVELS)
+        env = _forked(request, flags) if request.fast_boot else {}
         flags.add_each(facts.flags)
         if request.revision:
             flags.add("--revision", request.revision)
         program = ("vllm", "serve", request.model)
-        return _launch.finish(self, request, facts, program=program, flags=flags, health_path="/health")
+        return _launch.finish(self, request, facts, program=program, flags=flags, health_path="/health", env=env)
 
     def read(self, line: str) -> BootFact | None:
         """What one line of vLLM's log says of its boot."""
@@ -85,6 +88,18 @@ class VLLM:
     def text_body(self, wanted: Wanted) -> Mapping[str, object]:
         """As of a chat request."""
         return self.constraint_body(wanted)
+
+
+def _forked(request: ServeRequest, flags: _launch.Flags) -> dict[str, str]:
+    """The variable that has vLLM fork the engine's process, unless the user set it.
+
+    vLLM itself goes back to "spawn" where forking can't work: CUDA is in use already, WSL, no GPU, ``--numa-bind``.
+    With ``--mm-tensor-ipc=torch_shm`` it stops instead, so that flag leaves the variable alone.
+    """
+    if _START in request.env or flags.given("--mm-tensor-ipc"):
+        return {}
+    flags.notes.append(f"--fast-boot: vLLM forks the engine's process instead of starting Python anew ({_START}=fork).")
+    return {_START: "fork"}
 
 
 _LINES = (
