@@ -13,7 +13,7 @@ Steps, in the order in which ``--steps`` names them:
           answer of 30 tokens, twice, the second time with another question; ``gpuserve batch`` and ``vllm bench serve``
           in turns, always over passages never seen before; then answers held to a JSON schema
   fast    ``up --fast-boot``, and what it costs
-  fork    ``up --fast-boot`` with vLLM forking its engine process instead of starting Python anew
+  spawn   ``up --fast-boot`` with vLLM starting its engine process anew instead of forking it
 
 Each result is written to OUT/results.jsonl at once; a step that fails is told there, and the next goes on. At the
 deadline, and at the end, everything that was started is ended. ``report.py OUT`` makes the tables.
@@ -44,7 +44,7 @@ from benchmarks.gpu.servers import Server, bare, brought_up, version
 from benchmarks.gpu.setup import Setup, nvidia_smi
 
 STEPS = "warm,pair,load,pair,fast"
-_FORK = "VLLM_WORKER_MULTIPROC_METHOD=fork"
+_SPAWN = "VLLM_WORKER_MULTIPROC_METHOD=spawn"
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Steps:
             "pair": (self.pair, 60),
             "load": (self.load, 60),
             "fast": (self.fast, 60),
-            "fork": (self.fork, 60),
+            "spawn": (self.spawn, 60),
         }
         for name in names:
             step, needs = known[name]
@@ -110,7 +110,7 @@ class Steps:
                 self._round(load, 100 * (number + 1), turned=bool(number % 2))
             record.attempt("decoding", load.decoding, needs=45)
             self._held_to_a_schema(load)
-            record.attempt("through the proxy", lambda: load.twice("batch", 2001, through_proxy=True), needs=45)
+            record.attempt("through the proxy", lambda: load.twice("batch", 2001, through_proxy=True), needs=75)
             record.attempt("streamed", lambda: load.twice("batch", 2002, stream=True), needs=45)
 
     def _round(self, load: Load, seed: int, *, turned: bool) -> None:
@@ -148,9 +148,9 @@ class Steps:
             attempt("decoding", load.decoding, needs=40)
             attempt("batch", lambda: load.twice("batch", 3001), needs=45)
 
-    def fork(self) -> None:
-        """A fast boot whose engine process is forked."""
-        with brought_up(self.setup, self._label("fork"), fast=True, env=(_FORK,)) as server:
+    def spawn(self) -> None:
+        """A fast boot whose engine process is started anew."""
+        with brought_up(self.setup, self._label("spawn"), fast=True, env=(_SPAWN,)) as server:
             self._query(server)
 
 
