@@ -188,6 +188,10 @@ class Sandboxes:
         gpu_type = str(getattr(sandbox.gpu_type, "value", sandbox.gpu_type) or "")
         return labels.decode(sandbox, state_of(sandbox), gpu_type, self.place.name)
 
+    def as_started(self, sandbox: Sandbox) -> Deployment:
+        """One that was seen to run, as a record: the SDK hears of events late, and may have set its state back."""
+        return replace(self.as_deployment(sandbox), state="started")
+
     def delete(self, sandbox_id: str, *, timeout: float | None = None) -> bool:
         """Deletes a sandbox and makes sure that it is gone. False if it was gone before. ``timeout`` is in seconds.
 

@@ -166,7 +166,7 @@ class _Up:
         except BaseException as error:
             self._undo_creation(creation, error)
             raise self._as_ours(error) from error
-        return self._sandboxes.as_deployment(sandbox)
+        return self._sandboxes.as_started(sandbox)
 
     # -- the engine ----------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def build(context: Context, plan: Plan, *, access: str, port: int, timeout: floa
     creation = sandboxes.start_house(house, timeout=timeout, on_build_log=lambda text: emit(BuildLog(text)))
     try:
         made = creation.wait(lambda state: emit(SandboxState(house.fleet, state, time.monotonic() - began)))
-        gate = sandboxes.as_deployment(made)
+        gate = sandboxes.as_started(made)
         _launch(sandboxes, gate)
         await_answer(context, gate)
         emit(Noted("the gateway answers"))
