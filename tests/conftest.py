@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ _FOREIGN = ("DAYTONA_", "GPUSERVE_", "HF_", "HUGGING_FACE_", "XDG_", "OPENAI_", 
 NOWHERE = "http://127.0.0.1:9"
 GPUS = "H100:2,RTX-PRO-6000:1"
 StartHost = Callable[..., HostInfo]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Tests started as a shell's background job hand that on, and no command that they interrupt would hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _clean(patch: pytest.MonkeyPatch, directory: Path) -> None:
