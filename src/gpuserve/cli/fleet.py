@@ -76,21 +76,22 @@ def up(
         return
     if not away:
         check_installed()
-    plan = make_plan_from(asked, run)
+    plan, lost = make_plan_from(asked, run), parse_duration(lost_after)
     wish = FleetWish(
         name=plan.name,
         replicas=replicas,
         min_ready=min_ready or replicas,
         keep=keep,
         port=gateway_port,
-        lost_after=parse_duration(lost_after),
+        lost_after=lost,
     )
     run.context.sandboxes(run.context.place_for_up())
     with terminable():
+        emit, options = _teller(run), _options(asked, run)
         if away:
-            done = up_away(run.context, plan, wish, access=away, emit=_teller(run), options=_options(asked, run))
+            done = up_away(run.context, plan, wish, access=away, emit=emit, options=options)
         else:
-            done = up_fleet(run.context, plan, wish, emit=_teller(run), options=_options(asked, run))
+            done = up_fleet(run.context, plan, wish, emit=emit, options=options)
     hand_off_fleet(run, done, asked.output, ready=asked.wait)
 
 

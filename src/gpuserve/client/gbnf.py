@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gpuserve.client.grammar import Alt, Chars, Literal, Node, Ref, Repeat, Seq
+from gpuserve.client.grammar import Alt, Chars, Literal, Node, Ref, Repeat, Seq, counted
 from gpuserve.errors import UsageError
 
 _BLANK = re.compile(r"(?:[ \t]|#[^\n]*)*")
@@ -150,10 +150,7 @@ class _Parser:
         found = _COUNT.match(self._text, self._at)
         if not found:
             raise self._wrong("a { that counts nothing")
-        low = int(found[1])
-        high = low if found[2] is None else int(found[3]) if found[3] else None
-        if high is not None and high < low:
-            raise self._wrong(f"a count from {low} to {high}")
+        low, high = counted(found, self._wrong)
         self._at = found.end()
         return Repeat(part, low, high)
 

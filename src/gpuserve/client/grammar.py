@@ -6,7 +6,8 @@ again, so no pattern hangs the program as Python's ``re`` can be made to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gpuserve.errors import UsageError
@@ -274,3 +275,16 @@ class Language:
 
 #: A production (nonterminal and number), how much of it is read, and where it began.
 _Item = tuple[int, int, int, int]
+
+
+def counted(found: re.Match[str], wrong: Callable[[str], UsageError]) -> tuple[int, int | None]:
+    """The least and the greatest of a count, None for no end; ``found`` has n, ``,m`` and m of {n}, {n,} or {n,m}.
+
+    Raises:
+        UsageError: the one that ``wrong`` makes of what is wrong with it.
+    """
+    low = int(found[1])
+    high = low if found[2] is None else int(found[3]) if found[3] else None
+    if high is not None and high < low:
+        raise wrong(f"a count from {low} to {high}")
+    return low, high

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuserve.client.grammar import Alt, Chars, Literal, Node, Repeat, Seq
+from gpuserve.client.grammar import Alt, Chars, Literal, Node, Repeat, Seq, counted
 from gpuserve.errors import UsageError
 
 _DIGITS = ((0x30, 0x39),)
@@ -134,10 +134,7 @@ class _Parser:
         found = _COUNT.match(self._pattern, self._at)
         if not found:
             raise self._wrong("a { that counts nothing; write \\{ for the character")
-        low = int(found[1])
-        high = low if found[2] is None else int(found[3]) if found[3] else None
-        if high is not None and high < low:
-            raise self._wrong(f"a count from {low} to {high}")
+        low, high = counted(found, self._wrong)
         self._at = found.end()
         return low, high
 

@@ -24,7 +24,7 @@ from gpuserve.errors import (
 )
 from gpuserve.records import FLEET_LABEL, LaunchPlan, ServeRequest
 from gpuserve.sandboxes import labels
-from gpuserve.sandboxes.translate import never_sent, translate, translated
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, never_sent, translate, translated
 
 if TYPE_CHECKING:
     from daytona import CreateSandboxFromImageParams, CreateSandboxFromSnapshotParams, Daytona, Sandbox
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     Params = CreateSandboxFromImageParams | CreateSandboxFromSnapshotParams
 
 _DEAD = ("error", "build_failed", "destroyed", "destroying", "stopped", "stopping", "archived")
-#: Seconds within which a look at it must be answered.
-CALL_TIMEOUT = 20
 #: Seconds between looks at a sandbox that is being created.
 POLL = 0.5
 #: Seconds in which a sandbox whose create answer was lost must turn up.

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from gpuserve.errors import PlatformError
 from gpuserve.records import GATEWAY_LABEL, KEY_FILE, LaunchPlan
 from gpuserve.sandboxes import labels
+from gpuserve.sandboxes.script import printed
 from gpuserve.sandboxes.translate import repeated, translated
 
 if TYPE_CHECKING:
     from daytona import CreateSandboxFromImageParams, Sandbox
 
-#: Seconds within which a short call must be answered, and a file be carried.
-CALL_TIMEOUT, CARRY_TIMEOUT = 20, 120
+#: Seconds within which a file must be carried.
+CARRY_TIMEOUT = 120
 #: Cores, and GiB of memory and disk. The gateway takes 163 MiB (two workers, November 2026), the injector one core at
 #: 12,000 to 20,000 tokens a second.
 CPU, MEMORY, DISK = 2, 2, 4
@@ -80,20 +81,7 @@ class Gatehouse:
         ).split("\n")[:2]
 
     def _shell(self, script: str) -> str:
-        """What a short script prints. It may be run twice.
-
-        Raises:
-            PlatformError: it failed.
-        """
-
-        def once() -> str:
-            with translated("running a command in the gateway's sandbox"):
-                answer = self._sandbox.process.exec("sh -c " + shlex.quote(script), timeout=CALL_TIMEOUT)
-            if answer.exit_code != 0:
-                raise PlatformError(f"a command in the gateway's sandbox failed: {answer.result}")
-            return (answer.result or "").strip()
-
-        return repeated(once, patience=self._patience)
+        return printed(self._sandbox, script, where="the gateway's sandbox", patience=self._patience)
 
     def put(self, content: bytes, name: str) -> None:
         """Replaces a file of the folder at one stroke; only its owner may read it."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from gpuserve.errors import GpuserveError, NotFound, PlatformError, UsageError
-from gpuserve.sandboxes.translate import repeated, translated
+from gpuserve.sandboxes.script import as_command
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, repeated, translated
 
 if TYPE_CHECKING:
     from io import IOBase
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from daytona import Sandbox
 
-#: Seconds within which a call must be answered.
-CALL_TIMEOUT = 20
 #: Most bytes of one stream that a look brings.
 CHUNK = 256 << 10
 #: Seconds within which a whole file must have passed.
@@ -161,7 +160,7 @@ class Inside:
 
     def _shell(self, script: str, *, must: str = "") -> str:
         with translated("running a command in the sandbox"):
-            answer = self._sandbox.process.exec("sh -c " + shlex.quote(script), timeout=CALL_TIMEOUT)
+            answer = self._sandbox.process.exec(as_command(script), timeout=CALL_TIMEOUT)
         if must and answer.exit_code:
             raise UsageError(f"{must}: {(answer.result or '').strip() or 'no reason given'}")
         return answer.result or ""
@@ -203,7 +202,7 @@ class Command:
     def _look(self) -> Piece:
         known = {"at": shlex.quote(self._at), "out": self._read[0], "err": self._read[1], "chunk": CHUNK}
         with translated("reading the command's output"):
-            answer = self._sandbox.process.exec("sh -c " + shlex.quote(_LOOK % known), timeout=CALL_TIMEOUT)
+            answer = self._sandbox.process.exec(as_command(_LOOK % known), timeout=CALL_TIMEOUT)
         head, out, err = _parse(answer.result or "")
         self._read[0] += len(out)
         self._read[1] += len(err)
@@ -221,9 +220,7 @@ class Command:
         from daytona.common.errors import DaytonaError
 
         for call in (
-            lambda: self._sandbox.process.exec(
-                "sh -c " + shlex.quote(_END % {"at": shlex.quote(self._at)}), timeout=CALL_TIMEOUT
-            ),
+            lambda: self._sandbox.process.exec(as_command(_END % {"at": shlex.quote(self._at)}), timeout=CALL_TIMEOUT),
             lambda: self._sandbox.process.delete_session(self._session, request_timeout=CALL_TIMEOUT),
         ):
             try:

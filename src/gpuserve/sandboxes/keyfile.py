@@ -6,17 +6,16 @@ not in the command, which it keeps. Whoever holds the preview token can read the
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from gpuserve.errors import PlatformError
 from gpuserve.records import KEY_FILE
-from gpuserve.sandboxes.translate import translated
+from gpuserve.sandboxes.script import as_command
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, translated
 
 if TYPE_CHECKING:
     from daytona import Sandbox
 
-_CALL_TIMEOUT = 20  # seconds
 _VARIABLE = "GPUSERVE_NEW_KEY"
 _READ = f"cat {KEY_FILE} 2>/dev/null || true"
 # Linked into place: of two callers at once one key wins, whole, and both read that one.
@@ -34,7 +33,7 @@ printf %s "${_VARIABLE}" >"$file.$$" && mv "$file.$$" "$file" && cat "$file"
 def read(sandbox: Sandbox) -> str:
     """The key; "" if there is none yet."""
     with translated("reading the engine's key"):
-        return (sandbox.process.exec(_script(_READ), timeout=_CALL_TIMEOUT).result or "").strip()
+        return (sandbox.process.exec(as_command(_READ), timeout=CALL_TIMEOUT).result or "").strip()
 
 
 def keep(sandbox: Sandbox, key: str) -> str:
@@ -51,12 +50,8 @@ def replace(sandbox: Sandbox, key: str) -> None:
 def _write(sandbox: Sandbox, script: str, key: str) -> str:
     """The key goes into the request's body as a variable: no list of processes shows it."""
     with translated("writing the engine's key"):
-        done = sandbox.process.exec(_script(script), env={_VARIABLE: key}, timeout=_CALL_TIMEOUT)
+        done = sandbox.process.exec(as_command(script), env={_VARIABLE: key}, timeout=CALL_TIMEOUT)
     found = (done.result or "").strip()
     if done.exit_code != 0 or not found:
         raise PlatformError("the engine's key can't be written into the sandbox", hint="gpuserve status")
     return found
-
-
-def _script(text: str) -> str:
-    return "sh -c " + shlex.quote(text)

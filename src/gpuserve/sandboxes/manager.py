@@ -18,7 +18,7 @@ from gpuserve.sandboxes.gatehouse import Gatehouse, House
 from gpuserve.sandboxes.gatehouse import parameters as house_parameters
 from gpuserve.sandboxes.inside import Inside
 from gpuserve.sandboxes.session import EngineSession
-from gpuserve.sandboxes.translate import repeated, translated
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, repeated, translated
 from gpuserve.sandboxes.workroom import Room
 from gpuserve.sandboxes.workroom import parameters as room_parameters
 from gpuserve.sandboxes.workshop import Workshop
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from daytona import AsyncDaytona, Daytona, DaytonaConfig, Sandbox
 
 T = TypeVar("T")
-#: Seconds within which one call of the API must be answered.
-CALL_TIMEOUT = 20
 #: Seconds for which a call that may be repeated is, while the platform fails or can't be reached.
 PATIENCE = 10.0
 #: Seconds within which a deleted sandbox must be gone.

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from gpuserve.errors import Conflict, NotFound, TimedOut
 from gpuserve.redaction import secret_values
 from gpuserve.sandboxes import keyfile, labels
+from gpuserve.sandboxes.script import as_command
 from gpuserve.sandboxes.stream import Connect, Inbox, LogStream
-from gpuserve.sandboxes.translate import translated
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, translated
 
 if TYPE_CHECKING:
     from daytona import Sandbox
 
 _STDOUT, _STDERR = "\x01\x01\x01", "\x02\x02\x02"
-#: Seconds within which a call on a session must be answered.
-CALL_TIMEOUT = 20
 
 # The session's shell leads a process group, which its commands stay in. The first line below, run in that shell, notes
 # the group; the script, run beside it, says whether anything but zombies is left in it. Names and environments would
@@ -123,7 +122,7 @@ class EngineSession:
             if time.monotonic() > deadline:
                 raise TimedOut("the engine's processes don't end", hint="gpuserve status; gpuserve down deletes it all")
             with translated("ending the engine's processes"):
-                self._process.exec("sh -c " + shlex.quote(_KILL % self._note), timeout=CALL_TIMEOUT)
+                self._process.exec(as_command(_KILL % self._note), timeout=CALL_TIMEOUT)
             time.sleep(0.2)
 
     @property
@@ -173,7 +172,7 @@ class EngineSession:
         False while there is no exit code means that none will ever come: the session's shell died with the engine.
         """
         with translated("looking for the engine's processes"):
-            answer = self._process.exec("sh -c " + shlex.quote(_LOOK % self._note), timeout=CALL_TIMEOUT)
+            answer = self._process.exec(as_command(_LOOK % self._note), timeout=CALL_TIMEOUT)
         return {"alive": True, "dead": False}.get((answer.result or "").strip())
 
     def exit_code(self) -> int | None:

@@ -35,6 +35,8 @@ _QUOTA = re.compile(
 T = TypeVar("T")
 #: Statuses of a gateway that got no answer in time: the SDK takes them for a deadline of the caller's.
 _GATEWAY_TIMEOUTS = (408, 504)
+#: Seconds within which one short call of the platform, or of a sandbox, must be answered.
+CALL_TIMEOUT = 20
 #: Seconds before something is asked again, at first and at most.
 _PAUSE, _LONGEST_PAUSE = 0.25, 4.0
 _NO_CONNECTION = ("NewConnectionError", "ConnectTimeoutError")

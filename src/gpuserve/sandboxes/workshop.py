@@ -6,14 +6,15 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gpuserve.errors import Conflict, NotFound, PlatformError
-from gpuserve.sandboxes.translate import repeated, translated
+from gpuserve.errors import Conflict, NotFound
+from gpuserve.sandboxes.script import printed
+from gpuserve.sandboxes.translate import CALL_TIMEOUT, repeated, translated
 
 if TYPE_CHECKING:
     from daytona import Sandbox
 
-#: Seconds within which a short call must be answered, and a file be carried.
-CALL_TIMEOUT, CARRY_TIMEOUT = 20, 1800
+#: Seconds within which a file must be carried.
+CARRY_TIMEOUT = 1800
 _FOLDER = "gpuserve/batch"
 
 
@@ -25,20 +26,7 @@ class Workshop:
         self.folder = self._shell(f'mkdir -p "$HOME"/{_FOLDER}/{name} && cd "$HOME"/{_FOLDER}/{name} && pwd -P')
 
     def _shell(self, script: str) -> str:
-        """What a short script prints. It may be run twice.
-
-        Raises:
-            PlatformError: it failed.
-        """
-
-        def once() -> str:
-            with translated("running a command in the sandbox"):
-                answer = self._sandbox.process.exec("sh -c " + shlex.quote(script), timeout=CALL_TIMEOUT)
-            if answer.exit_code != 0:
-                raise PlatformError(f"a command in the sandbox failed: {answer.result}", hint="gpuserve status")
-            return (answer.result or "").strip()
-
-        return repeated(once, patience=self._patience)
+        return printed(self._sandbox, script, where="the sandbox", patience=self._patience, hint="gpuserve status")
 
     def python(self, candidates: tuple[str, ...], test: str) -> str:
         """The first of ``candidates`` that runs the Python program ``test`` without failing; "" if none does."""
