@@ -23,6 +23,7 @@ COUNTERS = (
 #: Letters of a token, before anything is known of the tokenizer.
 LETTERS = 4
 _CHAT = "/v1/chat/completions"
+Threads = dict[tuple[int, int], tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +73,21 @@ class Load:
             figures = self._run(one, self._setup.passages)
             self._setup.record.write(
                 "pass", name=one.words, client=client, seed=seed, question=question, fast=self._fast,
-                form="schema" if one.schema else "free", proxy=one.through_proxy, stream=one.stream, **figures,
+                form="schema" if one.schema else "free", proxy=one.through_proxy, stream=one.stream,
+                server=self._server.name, **figures,
             )  # fmt: skip
 
     def _run(self, one: Pass, number: int) -> dict[str, Any]:
         texts = passages.prompts(one.seed, number, self._letters, one.question)
-        before = self._counted()
+        before, threads = self._counted(), processes.busiest(self._server.session)
         figures = self._batch(one, texts) if one.client == "batch" else self._bench(one, texts)
-        after = self._counted()
+        after, used = self._counted(), _used(threads, processes.busiest(self._server.session))
         served = {name: after[name] - before[name] for name in before}
         prompt = served.get(COUNTERS[0]) or figures["prompt_tokens"]
         return {
             **figures,
             "engine": {name.removeprefix("vllm:"): round(value, 2) for name, value in served.items()},
+            "threads": used,
             "input_tokens_per_second": round(prompt / figures["seconds"], 1),
         }
 
@@ -186,6 +189,12 @@ class Load:
             self._setup.record.write(
                 "decoding", fast=self._fast, streams=streams, **{name: point[name] for name in names}
             )
+
+
+def _used(before: Threads, after: Threads) -> list[tuple[str, float]]:
+    """The engine's threads that took a tenth of a second of CPU time or more meanwhile, the busiest first."""
+    spent = [(name, round(cpu - before.get(key, ("", 0.0))[1], 2)) for key, (name, cpu) in after.items()]
+    return sorted((one for one in spent if one[1] >= 0.1), key=lambda one: -one[1])
 
 
 def _failure(output: Path) -> str:

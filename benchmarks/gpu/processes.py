@@ -86,6 +86,19 @@ def cpu_of_session(session: int) -> float:
     return sum(cpu_of(pid) for pid in members(session))
 
 
+def busiest(session: int) -> dict[tuple[int, int], tuple[str, float]]:
+    """Each living thread of a session: (process, thread) -> (the titles of both, CPU seconds)."""
+    found = {}
+    for pid in members(session):
+        with contextlib.suppress(OSError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+                used = rest.split()[_USER : _USER + 2]
+                found[pid, int(task.name)] = f"{title[:32]}/{name}", sum(map(int, used)) / _TICKS
+    return found
+
+
 def members(session: int) -> list[int]:
     """The living processes of a session."""
     found = []

@@ -71,13 +71,14 @@ def _single(results: Results) -> str:
 
 def _passes(results: Results) -> str:
     titles = (
-        "pass", "fast boot", "seed", "s", "input tok/s", "cached", "CPU s sending", "CPU s whole", "s whole", "failed",
-        "cut short",
+        "server", "pass", "fast boot", "seed", "s", "input tok/s", "cached", "CPU s sending", "CPU s whole", "s whole",
+        "failed", "cut short", "busiest threads of the engine, CPU s",
     )  # fmt: skip
     rows = [
         (
-            one["name"], one["fast"], one["seed"], one["seconds"], one["input_tokens_per_second"], _share(one),
-            one["cpu_sending"], one["cpu_whole"], one["seconds_whole"], one["failed"], one.get("cut_short"),
+            one.get("server"), one["name"], one["fast"], one["seed"], one["seconds"], one["input_tokens_per_second"],
+            _share(one), one["cpu_sending"], one["cpu_whole"], one["seconds_whole"], one["failed"],
+            one.get("cut_short"), ", ".join(f"{name} {used}" for name, used in one.get("threads", [])[:4]),
         )
         for one in of(results, "pass")
     ]  # fmt: skip
@@ -108,8 +109,23 @@ def _ratio(first: float | None, second: float | None) -> str | None:
 
 
 def _promised(results: Results) -> str:
-    rows: list[Sequence[object]] = [*_load_promises(results), *_boot_promises(results)]
+    rows: list[Sequence[object]] = []
+    sets = _by_flags(results)
+    for flags, passes in sets.items():
+        rows += [(f"{flags}: {what}" if len(sets) > 1 else what, *rest) for what, *rest in _load_promises(passes)]
+    rows += _boot_promises(results)
     return "## What was promised (medians)\n" + table(("what", "measured", "of", "ratio", "promised"), rows)
+
+
+def _by_flags(results: Results) -> dict[str, Results]:
+    """The passes, by those of their server's flags that not all servers had."""
+    flags = {one["label"]: one.get("engine_args", []) for one in of(results, "up")}
+    shared = [flag for flag in next(iter(flags.values()), []) if all(flag in each for each in flags.values())]
+    found: dict[str, Results] = {}
+    for one in of(results, "pass"):
+        own = [flag for flag in flags.get(one.get("server"), []) if flag not in shared]
+        found.setdefault(" ".join(own) or "no more flags", []).append(one)
+    return found
 
 
 def _load_promises(results: Results) -> list[Sequence[object]]:

@@ -12,7 +12,10 @@ Steps, in the order in which ``--steps`` names them:
   load    ``up``, ``query``, ``cache-check``, then the load: so many passages of about 3,000 tokens, all in flight, an
           answer of 30 tokens, twice, the second time with another question; ``gpuserve batch`` and ``vllm bench serve``
           in turns, always over passages never seen before; then answers held to a JSON schema
+  rounds  ``up``, then only the load of both clients and what goes through the preview: to compare engine flags, run
+          it once for each set of flags with the same ``--out``
   fast    ``up --fast-boot``, and what it costs
+  quick   ``up --fast-boot`` and one ``query``
   spawn   ``up --fast-boot`` with vLLM starting its engine process anew instead of forking it
 
 Each result is written to OUT/results.jsonl at once; a step that fails is told there, and the next goes on. At the
@@ -60,7 +63,9 @@ class Steps:
             "warm": (self.warm, 30),
             "pair": (self.pair, 60),
             "load": (self.load, 60),
+            "rounds": (self.rounds, 60),
             "fast": (self.fast, 60),
+            "quick": (self.quick, 60),
             "spawn": (self.spawn, 60),
         }
         for name in names:
@@ -106,18 +111,35 @@ class Steps:
             record.attempt("query", lambda: self._query(server))
             record.attempt("cache-check", lambda: self._cache_check(server))
             record.attempt("warm-up", lambda: load.warm_up(1, min(64, self.setup.passages)))
-            for number in range(self.setup.rounds):
-                self._round(load, 100 * (number + 1), turned=bool(number % 2))
+            self._rounds(load)
             record.attempt("decoding", load.decoding, needs=45)
-            self._held_to_a_schema(load)
+            if not self.setup.schema:
+                self._held_to_a_schema(load)
             record.attempt("through the proxy", lambda: load.twice("batch", 2001, through_proxy=True), needs=75)
             record.attempt("streamed", lambda: load.twice("batch", 2002, stream=True), needs=45)
 
-    def _round(self, load: Load, seed: int, *, turned: bool) -> None:
-        clients = ["batch", "bench"] if self.setup.program else ["batch"]
+    def rounds(self) -> None:
+        """The passes alone."""
+        with brought_up(self.setup, self._label("up")) as server, watched(self.setup):
+            record, load = self.setup.record, Load(self.setup, server)
+            record.write("engine", version=version(server.port))
+            record.attempt("warm-up", lambda: load.warm_up(1, min(64, self.setup.passages)))
+            self._rounds(load)
+            proxy = partial(load.twice, "batch", 2001, through_proxy=True, schema=self.setup.schema)
+            record.attempt("through the proxy", proxy, needs=60)
+
+    def _rounds(self, load: Load) -> None:
+        if self.setup.schema:
+            self.setup.record.attempt("schema warm-up", lambda: load.warm_up_schema(1000), needs=20)
+        for number in range(self.setup.rounds):
+            both = bool(self.setup.program) and number < self.setup.bench_rounds
+            self._round(load, 100 * (number + 1), ["batch", "bench"] if both else ["batch"], turned=bool(number % 2))
+
+    def _round(self, load: Load, seed: int, clients: list[str], *, turned: bool) -> None:
         for place, client in enumerate(reversed(clients) if turned else clients):
             needs = 75 if client == "bench" else 40
-            self.setup.record.attempt(f"{client} {seed}", partial(load.twice, client, seed + place), needs=needs)
+            step = partial(load.twice, client, seed + place, schema=self.setup.schema)
+            self.setup.record.attempt(f"{client} {seed}", step, needs=needs)
 
     def _held_to_a_schema(self, load: Load) -> None:
         record = self.setup.record
@@ -147,6 +169,11 @@ class Steps:
             attempt("warm-up", lambda: load.warm_up(2, min(64, self.setup.passages)), needs=20)
             attempt("decoding", load.decoding, needs=40)
             attempt("batch", lambda: load.twice("batch", 3001), needs=45)
+
+    def quick(self) -> None:
+        """A fast boot alone."""
+        with brought_up(self.setup, self._label("fast"), fast=True) as server:
+            self._query(server)
 
     def spawn(self) -> None:
         """A fast boot whose engine process is started anew."""
@@ -198,6 +225,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=3000, help="of a prompt, about")
     parser.add_argument("--answer-tokens", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bench-rounds", type=int, help="of them with vllm bench serve, too; by default all")
+    parser.add_argument("--schema", action="store_true", help="hold the answers of all rounds to a JSON schema")
     parser.add_argument("engine_args", nargs="*", metavar="-- ENGINE FLAGS")
     return parser.parse_args()
 
@@ -211,7 +240,8 @@ def main() -> None:
     work = asked.work or Path(tempfile.mkdtemp(prefix="gpuserve-gpu-"))
     setup = Setup(
         record, asked.model, asked.engine, tuple(asked.engine_args), Path(found).absolute() if found else None,
-        work.resolve(), asked.passages, asked.tokens, asked.answer_tokens, asked.rounds,
+        work.resolve(), asked.passages, asked.tokens, asked.answer_tokens, asked.rounds, asked.schema,
+        asked.rounds if asked.bench_rounds is None else asked.bench_rounds,
     )  # fmt: skip
     try:
         if record.attempt("machine", lambda: machine(setup)):

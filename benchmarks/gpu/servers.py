@@ -123,7 +123,10 @@ def brought_up(setup: Setup, label: str, *, fast: bool = False, env: tuple[str, 
         done = setup.gpuserve(*argv, timeout=setup.record.left() - 15)
         watch.over.set()
         thread.join()
-        setup.record.write("up", label=label, fast=fast, env=list(env), **_told(done, watch))
+        setup.record.write(
+            "up", label=label, fast=fast, env=list(env),
+            engine_args=list(setup.engine_args), **_told(done, watch),
+        )  # fmt: skip
         if done.status:
             raise RuntimeError(f"gpuserve up ended with {done.status}")
         yield Server(label, watch.port, watch.session)

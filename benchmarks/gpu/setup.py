@@ -21,7 +21,10 @@ SERVED = "bench-model"
 
 @dataclass(frozen=True)
 class Setup:
-    """One run. ``program`` is vLLM's own; ``work`` holds the host's state, homes and inputs, and can be deleted."""
+    """One run. ``program`` is vLLM's own; ``work`` holds the host's state, homes and inputs, and can be deleted.
+
+    Of the ``rounds`` of a load, which ``schema`` holds to a JSON schema, vLLM's bench goes along in ``bench_rounds``.
+    """
 
     record: Record
     model: str
@@ -33,6 +36,8 @@ class Setup:
     tokens: int
     answer_tokens: int
     rounds: int
+    schema: bool
+    bench_rounds: int
 
     def __post_init__(self) -> None:
         self.work.mkdir(parents=True, exist_ok=True)
