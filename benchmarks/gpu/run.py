@@ -9,6 +9,7 @@ speed of the load: ``--model FOLDER -- --load-format dummy`` with a model's conf
 Steps, in the order in which ``--steps`` names them:
   warm    the engine's own command once, thrown away: the first boot on a machine reads everything from the disk
   pair    the engine's own command, then ``gpuserve up`` (the second pair the other way round), each in an empty home
+  up      ``gpuserve up`` alone
   load    ``up``, ``query``, ``cache-check``, then the load: so many passages of about 3,000 tokens, all in flight, an
           answer of 30 tokens, twice, the second time with another question; ``gpuserve batch`` and ``vllm bench serve``
           in turns, always over passages never seen before; then answers held to a JSON schema
@@ -64,6 +65,7 @@ class Steps:
             "pair": (self.pair, 60),
             "load": (self.load, 60),
             "rounds": (self.rounds, 60),
+            "up": (self._up, 60),
             "fast": (self.fast, 60),
             "quick": (self.quick, 60),
             "spawn": (self.spawn, 60),

@@ -151,6 +151,11 @@ def test_a_failed_boot_never_reads_as_answering(name: str) -> None:
             "vllm-0.22.1-h200-fast-boot-fork-2026-11-22.log",
             {"kv_cache_tokens": 847_184, "max_context": 40_960, "weights_gib": 15.27, "kv_cache_gib": 116.34},
         ),
+        (
+            "vllm-0.22.1-h200-fast-boot-2026-11-22.log",
+            {"kv_cache_tokens": 838_144, "max_context": 40_960, "weights_gib": 15.27},
+        ),
+        ("vllm-0.22.1-h200-api4-2026-11-22.log", {"kv_cache_tokens": 844_912, "kv_cache_gib": 116.03}),
         ("vllm-boot-0.22.1-cold.log", {"kv_cache_tokens": 46_592, "max_context": 8192, "weights_gib": 0.25}),
         ("vllm-boot-0.32.0.log", {"kv_cache_tokens": 46_592, "max_context": 4096}),
         (

@@ -67,6 +67,8 @@ PHASES = {
     "vllm-0.22.1-fail-repo-not-found.log": [],
     "vllm-0.22.1-fail-unknown-reasoning-parser.log": ["weights"],
     "vllm-0.22.1-fail-unknown-tool-parser.log": [],
+    "vllm-0.22.1-h200-api4-2026-11-22.log": _GPU,
+    "vllm-0.22.1-h200-fast-boot-2026-11-22.log": _EAGER,
     "vllm-0.22.1-h200-fast-boot-fork-2026-11-22.log": _EAGER,
     "vllm-0.22.1-h200-gptoss-api4.log": _GPU,
     "vllm-0.22.1-h200-gptoss-eager.log": _EAGER,

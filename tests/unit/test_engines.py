@@ -362,7 +362,7 @@ def test_metric_names() -> None:
 
 # ---- --fast-boot
 
-FORK = "VLLM_WORKER_MULTIPROC_METHOD"
+FORK, RUNNER = "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_USE_V2_MODEL_RUNNER"
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_fast_boot_adds_its_flags_and_nothing_else(engine: str, flags: tuple[s
     usual = plan(engine, "somebody/strange-1b-GGUF")
     fast = plan(engine, "somebody/strange-1b-GGUF", fast_boot=True)
     assert fast.argv == (*usual.argv, *flags)
-    assert dict(fast.env) == ({FORK: "fork"} if engine == "vllm" else {})
+    assert dict(fast.env) == ({FORK: "fork", RUNNER: "0"} if engine == "vllm" else {})
     assert dict(usual.env) == {}
     assert isinstance(engines.load(engine), StartsFaster) is bool(flags)
 
@@ -398,12 +398,14 @@ def test_the_users_own_choice_stands_in_a_fast_boot(engine: str, theirs: str, le
     assert any(note.startswith(f"{left} is left to your engine arguments") for note in made.notes)
 
 
-def test_how_the_engines_process_starts_is_the_users_in_a_fast_boot() -> None:
-    made = plan("vllm", "Qwen/Qwen3-8B", fast_boot=True, env={FORK: "spawn"})
-    assert made.env[FORK] == "spawn"
-    assert not any(FORK in note for note in made.notes)
+@pytest.mark.parametrize(("name", "value"), [(FORK, "spawn"), (RUNNER, "1")])
+def test_the_users_variables_stand_in_a_fast_boot(name: str, value: str) -> None:
+    made = plan("vllm", "Qwen/Qwen3-8B", fast_boot=True, env={name: value})
+    assert made.env[name] == value
+    assert not any(name in note for note in made.notes)
 
 
 def test_a_fast_boot_does_not_fork_where_vllm_would_refuse_to_start() -> None:
     made = plan("vllm", "Qwen/Qwen3-8B", "--mm-tensor-ipc=torch_shm", fast_boot=True)
     assert FORK not in made.env
+    assert made.env[RUNNER] == "0"

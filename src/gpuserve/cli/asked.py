@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 _MODEL, _SANDBOX, _HAND_OFF = "Model and engine", "Sandbox", "Waiting and hand-off"
 #: The figures are those of docs/gpu-run.md.
 _FAST_BOOT = (
-    "Be ready sooner and answer more slowly: skip compilation and CUDA graphs. vLLM also forks its engine's process. "
-    "Measured with vLLM and an 8B model on one H200: ready in 63 s instead of 134; one stream gets 38 tokens/s instead "
-    "of 185, 64 streams 2,302 instead of 4,714; long prompts are read 6 % more slowly."
+    "Be ready sooner and answer more slowly: skip compilation and CUDA graphs. vLLM also forks its engine's process "
+    "and takes its older model runner. Measured with vLLM and an 8B model on H200s: ready in 63 s instead of 103 to "
+    "143; one stream gets 46 tokens/s instead of 185, 64 streams 1,327 instead of 4,714; long prompts are read 7 % "
+    "more slowly."
 )
 
 
