@@ -24,7 +24,7 @@ from gpuserve.client.reply import ContentDelta, ReasoningDelta
 from gpuserve.records import Endpoint
 
 PLACE = default_place()
-NAME, PLAIN = "real-vllm", "plain-vllm"
+NAME, PLAIN, SEVERAL = "real-vllm", "plain-vllm", "several-vllm"
 PARSERS = ("--engine-arg=--tool-call-parser=hermes", "--engine-arg=--reasoning-parser=deepseek_v3")
 SCHEMA = {
     "type": "object",
@@ -212,6 +212,29 @@ def test_down_leaves_nothing(shell: Shell, live: dict[str, Any]) -> None:
     assert any(path.parent == Path("/dev/shm") for path in left)
     shell.ok("down", NAME)
     nothing_left(shell, live["id"], processes, left)
+
+
+def test_several_api_servers_are_counted_together_and_all_end(shell: Shell, booted: Done) -> None:
+    """As docs/gpu-run.md recommends for many long prompts: each server has metrics of its own, and any may answer."""
+    shell.ok("down", "--all", "--yes")
+    several = ("--engine-arg=--api-server-count=2", "--fast-boot")
+    done = bring_up(shell, SEVERAL, "smollm2", *several)
+    assert done.status == 0, done
+    processes = members(done.data["id"])
+    left = traces(processes)
+    assert all(titled(processes, f"VLLM::APIServer_{number}").is_running() for number in (0, 1))
+    for number in range(4):  # each on a connection of its own
+        assert shell.ok("query", "--id", SEVERAL, "--max-tokens", "4", f"Say {number}.").out.strip()
+    asking = [
+        shell.start("query", "--id", SEVERAL, "--max-tokens", "400", "--temperature", "2", f"Story {number}, please.")
+        for number in range(3)
+    ]
+    busy = eventually(lambda: (row := data(shell, "status", SEVERAL))["running"] == 3 and row, within=100)
+    assert 0 < busy["kv_usage"] < 1
+    for one in asking:
+        one.terminate()
+    shell.ok("down", SEVERAL)
+    nothing_left(shell, done.data["id"], processes, left)
 
 
 def test_an_engine_that_is_killed_is_told(shell: Shell, booted: Done) -> None:
