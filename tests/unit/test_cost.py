@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fakes.deployments import DEPLOYMENT
 from gpuserve.client.metrics import Load, load_from
 from gpuserve.engines.base import MetricNames
 from gpuserve.errors import UsageError
@@ -34,17 +36,11 @@ def deployment(
     marks: Mapping[str, str] | None = None,
     error: str = "",
 ) -> Deployment:
-    return Deployment(
+    return replace(
+        DEPLOYMENT,
         name="one",
         sandbox_id="id-1",
-        place="daytona",
         state=state,
-        engine="vllm",
-        model="m",
-        served_model="m",
-        port=8000,
-        session="vllm",
-        run_id="r",
         gpu=gpu,
         created_at=None if age is None else NOW - timedelta(seconds=age),
         expires_at=None if left is None else NOW + timedelta(seconds=left),

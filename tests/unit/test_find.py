@@ -1,23 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
+from fakes.deployments import DEPLOYMENT
 from gpuserve.errors import Conflict, NotFound, UsageError
 from gpuserve.records import Deployment
 from gpuserve.serving.find import resolve
 
 
 def named(name: str, sandbox_id: str) -> Deployment:
-    return Deployment(
-        name=name,
-        sandbox_id=sandbox_id,
-        place="daytona",
-        state="started",
-        engine="vllm",
-        model="a/b",
-        served_model="b",
-        port=8000,
-        session="vllm",
-        run_id="r",
-    )
+    return replace(DEPLOYMENT, name=name, sandbox_id=sandbox_id)
 
 
 A, B, C = named("gpt-oss-20b-7f3c", "1111-aaaa"), named("gpt-oss-20b-7f3c2", "1122-bbbb"), named("qwen-1a2b", "3333")
