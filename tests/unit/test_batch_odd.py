@@ -15,22 +15,13 @@ import pytest
 from e2e.usershell import eventually
 from fakes.desk import Desk, good, rows_at
 from fakes.scripted import Reply, Scripted, as_json
-from gpuserve.bulk import pace
 from gpuserve.bulk import run as running
 from gpuserve.bulk.answers import Batch
 from gpuserve.bulk.events import BatchEvent, Checked, Draining
 from gpuserve.bulk.run import run
 from gpuserve.errors import Conflict, EngineError, Interrupted, UsageError
 
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path, ["a", "b"])
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 def test_a_run_gives_the_signals_back(desk: Desk) -> None:

@@ -29,14 +29,7 @@ from gpuserve.serving.batch import judge_of
 TOKEN = "q" * 16
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.01)
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path, ["a", "b"])
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 def test_an_answer_is_a_line_of_an_openai_batch(desk: Desk) -> None:
