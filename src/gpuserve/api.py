@@ -167,7 +167,8 @@ def up(model: str = "", **options: Unpack[UpOptions]) -> Live:
     place = "local" if context.only_local else "daytona"
     any_gpu = "gpus" not in options and not context.settings.gpu
     prices = defaults.prices(context.settings)
-    rules = Rules(place, any_gpu=any_gpu, force=options.get("force", False), prices=prices)
+    any_count, force = "gpu_count" not in options, options.get("force", False)
+    rules = Rules(place, any_gpu=any_gpu, any_count=any_count, force=force, prices=prices)
     seen = checked(request, context) if options.get("check", True) else Seen()
     plan = make_plan(request, place=place, any_port="port" not in options, seen=seen, rules=rules)
     context.sandboxes(context.place_for_up())

@@ -78,8 +78,46 @@ def test_several_gpus_are_planned_as_tensor_parallel() -> None:
     made = plan("meta-llama/Llama-3.3-70B-Instruct", rules=NAMED, gpus=("H100",), gpu_count=2)
     assert "--tensor-parallel-size 2" in made.command
     assert made.request.gpu_count == 2
-    one = plan("openai/gpt-oss-20b", rules=NAMED, gpus=("H100",), gpu_count=2)
-    assert one.request.gpu_count == 1  # the fewest that do
+    assert plan("meta-llama/Llama-3.3-70B-Instruct", "sglang", NAMED, gpus=("H100",), gpu_count=4).command.count(
+        "--tp-size 4"
+    )
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "somebody/unheard-of"])
+@pytest.mark.parametrize("rules", [OPEN, NAMED])
+def test_the_number_of_gpus_that_is_asked_for_is_the_one_that_is_used(model: str, rules: Rules) -> None:
+    made = plan(model, rules=rules, gpus=("H100",), gpu_count=2)
+    assert made.request.gpu_count == 2
+    assert made.command.count("--tensor-parallel-size 2") == 1
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-oss-20b", "somebody/unheard-of"])
+@pytest.mark.parametrize(
+    ("count", "said_of_it"),
+    [(14, "14 GPUs in one sandbox can't be planned: at most 8"), (3, "can't be spread evenly over 3 GPUs")],
+)
+def test_a_number_of_gpus_that_cannot_be_is_refused(model: str, count: int, said_of_it: str) -> None:
+    with pytest.raises(UsageError, match=said_of_it):
+        plan(model, rules=NAMED, gpus=("H100",), gpu_count=count)
+    with pytest.raises(UsageError, match=f"{count} GPUs are asked for, but no GPU is"):
+        plan(model, rules=NAMED, gpus=(), gpu_count=count)
+    forced = plan(model, rules=FORCED, gpus=("H100",), gpu_count=count)
+    assert forced.request.gpu_count == count
+    assert f"--tensor-parallel-size {count}" in forced.command
+
+
+def test_who_spreads_a_model_themselves_may_take_any_number() -> None:
+    for argument in ("--data-parallel-size=3", "-dp=3", "--pipeline_parallel_size=3"):
+        made = plan("openai/gpt-oss-20b", rules=NAMED, gpus=("H100",), gpu_count=3, engine_args=(argument,))
+        assert made.request.gpu_count == 3
+        assert "tensor-parallel" not in made.command
+    plan("openai/gpt-oss-20b", "llamacpp", NAMED, gpus=("H100",), gpu_count=3)
+
+
+def test_one_gpu_that_is_asked_for_is_not_made_two() -> None:
+    only = Seen(platform=PlatformFacts(gpu_quota=4, gpus_used=0, allowed_gpus=("H100",)))
+    with pytest.raises(DoesNotFit, match="H100 has"):
+        plan("meta-llama/Llama-3.3-70B-Instruct", rules=Rules("daytona", any_gpu=True, any_count=False), seen=only)
 
 
 def test_a_context_that_does_not_fit_is_left_to_vllm_unless_the_user_says() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from gpuserve.catalog.facts import GpuSpec, ModelShape
@@ -89,6 +89,7 @@ def choose(
     types: Sequence[str] = (),
     prices: Mapping[str, float] | None = None,
     max_count: int = 1,
+    least_count: int = 1,
     context: int | None = None,
     concurrency: int | None = None,
     weight_gib: float | None = None,
@@ -97,15 +98,15 @@ def choose(
 
     ``types`` are those that may be taken, in order of preference (none: all that the stock images run on); ``prices``
     the user's own, for an hour of one GPU, in any currency. Priced types come first, the cheapest first; then the
-    order of ``types``, or where none are named ``FIRST`` and the rest by memory. Up to ``max_count`` GPUs in one
-    sandbox are planned, as tensor parallel and in powers of two, each type with the fewest that do. For ``context``,
-    ``concurrency`` and ``weight_gib`` see ``estimate``.
+    order of ``types``, or where none are named ``FIRST`` and the rest by memory. ``least_count`` to ``max_count`` GPUs
+    in one sandbox are planned, as tensor parallel, each number twice the one before, each type with the fewest that
+    do. For ``context``, ``concurrency`` and ``weight_gib`` see ``estimate``.
 
     Raises:
         UsageError: an engine without arithmetic, or a figure out of range.
         KeyError: an unknown GPU type.
     """
-    asked = _Asked(engine, context, concurrency)
+    asked = _Asked(engine, context, concurrency, least_count)
     allowed = [gpu(name) for name in types] or _default_order()
     tried = [asked.smallest(shape, spec, max_count, weight_gib) for spec in allowed]
     options = sorted((fit for fit in tried if fit.fits), key=lambda fit: _rank(fit, prices or {}))
@@ -114,7 +115,7 @@ def choose(
         return Choice(model=shape.hf, engine=engine, options=tuple(options), refused=refused)
     named = {spec.name for spec in allowed}
     others = [spec for spec in _default_order() if spec.name not in named]
-    shorter = _Asked(engine, None, concurrency) if (context or 0) > LEAST_CONTEXT else None
+    shorter = replace(asked, context=None) if (context or 0) > LEAST_CONTEXT else None
     return Choice(
         model=shape.hf,
         engine=engine,
@@ -162,10 +163,12 @@ class _Asked:
     engine: str
     context: int | None
     concurrency: int | None
+    least: int
 
     def smallest(self, shape: ModelShape, spec: GpuSpec, max_count: int, weight_gib: float | None = None) -> Fit:
         """The fit with the fewest GPUs; if none fits, the one with the most."""
-        counts = [2**power for power in range(max(max_count, 1).bit_length())]
+        doublings = max(max_count // self.least, 1).bit_length()
+        counts = [self.least * 2**power for power in range(doublings)]
         fits = (
             estimate(
                 shape,

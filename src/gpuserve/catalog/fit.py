@@ -17,6 +17,9 @@ from gpuserve.errors import UsageError
 #: With less KV room than this, in GiB on each GPU, a fit counts as tight: the estimate is no better than that.
 TIGHT_GIB = 4.0
 
+#: The flags with which engines spread a model over several GPUs as tensor parallel.
+PARALLEL: Mapping[str, str] = MappingProxyType({"vllm": "--tensor-parallel-size", "sglang": "--tp-size"})
+
 #: From what the weights' size is known (ModelShape.weight_src, "exact" for bytes read from the Hub) to confidence.
 _WEIGHTS = {"exact": 3, "K": 2, "P": 2, "R": 1, "I": 0}
 _WORDS = ("low", "medium", "high", "exact")
@@ -161,7 +164,9 @@ def _fit(need: Need, memory: Memory, engine: str, confidence: str) -> Fit:
         margin_gib=margin,
         confidence=confidence,
         fraction=memory.fraction,
-        flags=(*memory.flags, *_parallel_flags(need, engine), *_context_flags(need, engine, longest)) if fits else (),
+        flags=(*memory.flags, *parallel_flags(engine, need.count), *_context_flags(need, engine, longest))
+        if fits
+        else (),
         env=memory.env if fits else {},
         reasons=_reasons(need, memory, longest=longest, obstacle=obstacle, tight=tight, fits=fits),
     )
@@ -178,11 +183,9 @@ def _obstacle(need: Need, engine: str) -> str:
     return ""
 
 
-def _parallel_flags(need: Need, engine: str) -> tuple[str, ...]:
-    """The flags that spread a model over several GPUs; llama.cpp does it by itself."""
-    if need.count == 1 or engine == "llamacpp":
-        return ()
-    return ("--tensor-parallel-size" if engine == "vllm" else "--tp-size", str(need.count))
+def parallel_flags(engine: str, count: int) -> tuple[str, ...]:
+    """The flags that spread a model over ``count`` GPUs; llama.cpp does it by itself."""
+    return (PARALLEL[engine], str(count)) if count > 1 and engine in PARALLEL else ()
 
 
 def _context_flags(need: Need, engine: str, longest: int) -> tuple[str, ...]:
@@ -247,4 +250,4 @@ def _shortage(need: Need, memory: Memory, where: str) -> str:
     )
 
 
-__all__ = ["LEAST_CONTEXT", "TIGHT_GIB", "Fit", "estimate"]
+__all__ = ["LEAST_CONTEXT", "PARALLEL", "TIGHT_GIB", "Fit", "estimate", "parallel_flags"]

@@ -53,7 +53,7 @@ class Asked:
     fast_boot: Annotated[bool, _option(_MODEL, _FAST_BOOT, "--fast-boot")] = False
     env: Annotated[list[str] | None, _option(_MODEL, "KEY=VALUE for the engine; KEY alone takes it from here.")] = None
     gpu: Annotated[str | None, _option(_SANDBOX, "GPU types in order of preference, or none.")] = None
-    gpu_count: Annotated[int, _option(_SANDBOX, "GPUs per sandbox (1).")] = 1
+    gpu_count: Annotated[int | None, _option(_SANDBOX, "GPUs per sandbox (1).")] = None
     cpu: Annotated[int | None, _option(_SANDBOX, "CPU cores.")] = None
     memory: Annotated[int | None, _option(_SANDBOX, "Memory in GiB.")] = None
     disk: Annotated[int | None, _option(_SANDBOX, "Disk in GiB.")] = None
@@ -119,7 +119,8 @@ def make_plan_from(asked: Asked, run: Run) -> Plan:
     check_engine(request.engine)  # a typo is told before anything is asked
     seen = checked(request, context) if asked.check else Seen()
     any_gpu = not (asked.gpu or settings.gpu)
-    rules = Rules(place, any_gpu=any_gpu, force=asked.force, prices=defaults.prices(settings))
+    any_count, prices = asked.gpu_count is None, defaults.prices(settings)
+    rules = Rules(place, any_gpu=any_gpu, any_count=any_count, force=asked.force, prices=prices)
     return make_plan(request, place=place, any_port=asked.port is None, seen=seen, rules=rules)
 
 
@@ -146,7 +147,7 @@ def make_request(asked: Asked, settings: Settings, *, local: bool) -> ServeReque
         engine_args=way.engine_args,
         env=way.env,
         gpus=defaults.gpus(asked.gpu or "", settings, local=local),
-        gpu_count=asked.gpu_count,
+        gpu_count=1 if asked.gpu_count is None else asked.gpu_count,
         cpu=asked.cpu,
         memory=asked.memory,
         disk=asked.disk,

@@ -26,7 +26,7 @@ def plan(
     model: Annotated[str, typer.Argument(help="Hugging Face model ID.")],
     engine: Annotated[str | None, typer.Option("--engine", "-e", help="vllm, sglang, llamacpp or a plug-in.")] = None,
     gpu: Annotated[str | None, typer.Option(help="GPU types in order of preference, or none.")] = None,
-    gpu_count: Annotated[int, typer.Option(help="GPUs per sandbox, at most.")] = 1,
+    gpu_count: Annotated[int | None, typer.Option(help="GPUs per sandbox (1).")] = None,
     image: Annotated[str | None, typer.Option(help="Container image instead of the engine's own.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     engine_arg: Annotated[list[str] | None, typer.Option(help="One engine flag, as --engine-arg=--flag=value.")] = None,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from gpuserve import catalog
 from gpuserve.catalog import hub, hubjudge
 from gpuserve.catalog.choose import FIRST, Choice, choose, does_not_fit
 from gpuserve.catalog.facts import GIB, ModelShape
-from gpuserve.catalog.fit import Fit
+from gpuserve.catalog.fit import PARALLEL, Fit, parallel_flags
 from gpuserve.catalog.hub import HubFacts, HubSilence
 from gpuserve.errors import QuotaExceeded, UsageError
 from gpuserve.records import ModelFacts, ServeRequest
@@ -23,12 +23,12 @@ from gpuserve.sandboxes.manager import Place
 from gpuserve.sandboxes.survey import PlatformFacts, survey
 from gpuserve.serving.context import Context
 from gpuserve.serving.defaults import LOCAL_MODEL, default_target
+from gpuserve.serving.gpucount import MOST_GPUS, check_count, spread_by_user
 
 #: GPU types that one create request names where the user named none: the platform takes the first that is free.
 MOST_TYPES = 2
-#: GPUs that one sandbox is planned with at most: what one machine of the platform's kinds holds.
-MOST_GPUS = 8
 _NO_PRICES: Mapping[str, float] = MappingProxyType({})
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Rules:
 
     place: str
     any_gpu: bool = False
+    any_count: bool = True
     force: bool = False
     prices: Mapping[str, float] = field(default_factory=lambda: _NO_PRICES)
 
@@ -104,6 +105,7 @@ def judged(request: ServeRequest, seen: Seen, rules: Rules) -> Verdict:
     """
     notes: list[str] = []
     if not rules.force:
+        check_count(request)
         _check_support(request)
     notes += _hub_notes(request, seen.hub)
     facts = catalog.lookup(request.model, request.engine, remote_code=rules.place == "daytona")
@@ -112,13 +114,14 @@ def judged(request: ServeRequest, seen: Seen, rules: Rules) -> Verdict:
     if choice is not None and choice.best is None and not rules.force:
         raise does_not_fit(choice)
     if choice is None or choice.best is None:
+        facts = _with_flags(facts, request, parallel_flags(request.engine, request.gpu_count if request.gpus else 1))
         why = "" if choice is None else f"{does_not_fit(choice).message} Started all the same, since --force was given."
         return Verdict(request, facts, None, _joined(facts.notes, notes, allowed_notes, why))
     several = choice.best.gpu_count > request.gpu_count
     request = _with_gpus(request, choice, rules)
     if several:
         notes.append(f"no single GPU holds it: planned as tensor parallel over {request.gpu_count}, within the quota")
-    facts = _with_flags(facts, choice)
+    facts = _with_flags(facts, request, choice.flags, choice.env)
     platform_notes = _capacity_notes(request, seen.platform)
     return Verdict(
         request, facts, choice.best, _joined(facts.notes, notes, allowed_notes, *choice.best.reasons, *platform_notes)
@@ -199,6 +202,7 @@ def _choice(request: ServeRequest, seen: Seen, rules: Rules) -> Choice | None:
             types=_candidates(seen.platform) if rules.any_gpu else request.gpus,
             prices=rules.prices,
             max_count=_most_gpus(request, seen.platform, rules),
+            least_count=request.gpu_count,
             weight_gib=exact / GIB if exact else None,
         )
     except UsageError:
@@ -214,7 +218,12 @@ def _candidates(platform: PlatformFacts | None) -> tuple[str, ...]:
 
 def _most_gpus(request: ServeRequest, platform: PlatformFacts | None, rules: Rules) -> int:
     """How many GPUs one sandbox may get: as many as were asked for, or where nobody did, as the quota leaves free."""
-    if not rules.any_gpu or request.gpu_count > 1 or platform is None or platform.gpu_quota is None:
+    if (
+        not (rules.any_gpu and rules.any_count)
+        or request.gpu_count > 1
+        or platform is None
+        or platform.gpu_quota is None
+    ):
         return request.gpu_count
     return max(1, min(MOST_GPUS, int(platform.gpu_quota - (platform.gpus_used or 0))))
 
@@ -240,10 +249,12 @@ def _with_gpus(request: ServeRequest, choice: Choice, rules: Rules) -> ServeRequ
     return replace(request, gpus=types, gpu_count=choice.best.gpu_count)
 
 
-def _with_flags(facts: ModelFacts, choice: Choice) -> ModelFacts:
-    """The facts with the flags and variables that make it fit, where the row doesn't set them already."""
-    flags = facts.flags
-    for name, value in zip(choice.flags[::2], choice.flags[1::2], strict=True):
-        if name not in flags:
+def _with_flags(
+    facts: ModelFacts, request: ServeRequest, added: Sequence[str], env: Mapping[str, str] = _NOTHING
+) -> ModelFacts:
+    """The facts with the flags and variables that make it fit, where neither the row nor the user sets them already."""
+    flags, theirs = facts.flags, PARALLEL.values() if spread_by_user(request) else ()
+    for name, value in zip(added[::2], added[1::2], strict=True):
+        if name not in flags and name not in theirs:
             flags += (name, value)
-    return replace(facts, flags=flags, env={**choice.env, **facts.env})
+    return replace(facts, flags=flags, env={**env, **facts.env})

@@ -31,9 +31,9 @@ _REASONS: Mapping[str, str] = {
     "--reasoning-parser": "reasoning comes back apart from the answer",
     "--revision": "asked for",
     "--served-model-name": "the name that clients pass as model",
-    "--tensor-parallel-size": "no single GPU holds the model",
+    "--tensor-parallel-size": "the model is spread over all GPUs of the sandbox",
     "--tool-call-parser": "tool calls come back parsed",
-    "--tp-size": "no single GPU holds the model",
+    "--tp-size": "the model is spread over all GPUs of the sandbox",
     "--trust-remote-code": "the model runs code out of its repository, in the sandbox",
 }
 _FAMILY = "the engine, or the catalogue's row for this family, asks for it"
