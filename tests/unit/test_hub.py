@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fakes.hub import SHA, Answer, FakeHub, Repository, said
-from gpuserve.catalog.hub import HubFacts, HubSilence, look_up
+from gpuserve.catalog.hub import HubFacts, HubSilence, look_up, whoami
 from gpuserve.errors import ConfigError, GpuserveError, NotAuthenticated, NotFound, UsageError
 
 TOKEN, OTHER = "hf_theReadersOwnToken0001", "hf_somebodyElsesToken0002"
@@ -223,6 +223,39 @@ def test_a_bad_token_that_the_hub_takes_for_none_is_told_by_whoami(hub: FakeHub)
     message, _ = refused(NotAuthenticated, "zz/q", hub, token="hf_revoked000000000000")
     assert "mistyped, expired or revoked" in message
     assert "/api/whoami-v2" in hub.paths
+
+
+def test_whose_a_token_is(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url + "/")
+    assert whoami(TOKEN, timeout=30) == "somebody"
+    for bad in ("hf_revoked000000000000", "hf_secret\n"):
+        with pytest.raises(NotAuthenticated, match="HF_TOKEN") as caught:
+            whoami(bad, timeout=30)
+        assert bad not in caught.value.message + caught.value.hint
+    hub.overrides["/api/whoami-v2"] = said(503, "", "")
+    assert reason(whoami(TOKEN, timeout=30)).endswith("is in trouble (status 503)")
+    hub.overrides["/api/whoami-v2"] = said(403, "", "no")
+    assert reason(whoami(TOKEN, timeout=30)) == "the Hub answers with status 403"
+    hub.overrides["/api/whoami-v2"] = Answer(200, b"[]")
+    assert reason(whoami(TOKEN, timeout=30)) == "the Hub's answer names no account"
+
+
+@pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_nobody_is_asked_whose_a_token_is_where_the_hub_may_not_be_asked(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv(switch, "ON")
+    assert reason(whoami(TOKEN, timeout=30)) == "HF_HUB_OFFLINE is set"
+    assert hub.seen == []
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    with pytest.raises(ConfigError, match="HF_ENDPOINT is no http"):
+        whoami(TOKEN, timeout=30)
+
+
+def reason(told: str | HubSilence) -> str:
+    assert isinstance(told, HubSilence)
+    return told.reason
 
 
 def test_a_token_that_no_header_can_carry_is_sent_nowhere(hub: FakeHub) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuserve.catalog import hubcache, hubfaults
-from gpuserve.catalog.hubfacts import HubFacts, HubSilence, Material, facts_from, model_id, reduced_index
+from gpuserve.catalog.hubfacts import HubFacts, HubSilence, Material, facts_from, model_id, reduced_index, shown
 from gpuserve.catalog.hubfaults import Asked, Fault
 from gpuserve.catalog.hubfiles import ADAPTER_CONFIG, INDEX
 from gpuserve.durations import format_duration
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
-__all__ = ["HubFacts", "HubSilence", "default_cache", "look_up"]
+__all__ = ["HubFacts", "HubSilence", "default_cache", "look_up", "whoami"]
 
 default_cache = hubcache.directory
+_OFFLINE = HubSilence("HF_HUB_OFFLINE is set", "offline")
 
 _LARGEST = 48 << 20  # bytes of a config or index; the largest index known has 10 MB
 _THREADS = "gpuserve-hub"
 _TRUE = ("1", "on", "yes", "true")
+_WHOAMI = "/api/whoami-v2"
 
 
 def look_up(
@@ -81,11 +83,35 @@ def look_up(
     return facts
 
 
+def whoami(token: str, *, timeout: float) -> str | HubSilence:
+    """The account that ``token`` is of, asked of HF_ENDPOINT's Hub, else of the public one, within ``timeout`` seconds.
+
+    Raises:
+        ConfigError: HF_ENDPOINT is no address.
+        NotAuthenticated: the Hub refuses the token, or it can't be one.
+    """
+    asked = Asked("", "", _endpoint(""), _checked(token))
+    if _offline():
+        return _OFFLINE
+    until = time.monotonic() + timeout
+    answer = _together(asked, until, whoami=lambda: _get(asked, _WHOAMI, until))["whoami"]
+    if isinstance(answer, Fault):
+        if answer.status == 401:
+            raise hubfaults.refusal(Fault("bad_token"), asked)
+        return answer.silence if answer.silence.reason else HubSilence(f"the Hub answers with status {answer.status}")
+    name = answer.get("name") if isinstance(answer, dict) else None
+    return shown(name) if isinstance(name, str) and name else HubSilence("the Hub's answer names no account")
+
+
 def _endpoint(given: str) -> str:
     address = (given or os.environ.get("HF_ENDPOINT", "") or hubfaults.PUBLIC_HUB).rstrip("/")
     if not address.startswith(("https://", "http://")):
         raise ConfigError("HF_ENDPOINT is no http(s) address", hint=f"unset it, or set it to {hubfaults.PUBLIC_HUB}")
     return address
+
+
+def _offline() -> bool:
+    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
 def _checked(token: str) -> str:
@@ -105,8 +131,8 @@ def _from_old(entry: hubcache.Entry | None, quant: str, silence: HubSilence) -> 
 
 def _ask(asked: Asked, until: float, *, ggufs: bool) -> Material | HubSilence:
     """Both round trips."""
-    if any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        return HubSilence("HF_HUB_OFFLINE is set", "offline")
+    if _offline():
+        return _OFFLINE
     from huggingface_hub import HfApi
 
     logging.getLogger("huggingface_hub.utils._http").addFilter(_unheard)
@@ -265,7 +291,7 @@ def _explained(fault: Fault, asked: Asked, until: float) -> Exception:
     if owner:
         calls["owner"] = lambda: _search(asked, until, author=owner, limit="100")
     if asked.token and fault.status == 401:
-        calls["whoami"] = lambda: _get(asked, "/api/whoami-v2", until)
+        calls["whoami"] = lambda: _get(asked, _WHOAMI, until)
     answers = _together(asked, until, **calls)
     who = answers.pop("whoami", None)
     if isinstance(who, Fault) and who.status == 401:

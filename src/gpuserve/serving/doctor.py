@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-from gpuserve.catalog import hubtoken
+from gpuserve.catalog import hub
 from gpuserve.durations import format_duration
-from gpuserve.errors import GpuserveError
+from gpuserve.errors import ConfigError, GpuserveError, NotAuthenticated
 from gpuserve.sandboxes.manager import Place, Sandboxes
 from gpuserve.sandboxes.survey import PlatformFacts, survey
 from gpuserve.serving.context import Context
@@ -122,11 +122,14 @@ def _hugging_face(context: Context) -> list[Finding]:
     if not token:
         mend = "set HF_TOKEN for gated models and faster downloads"
         return [Finding("hugging face", "ok", "no token; open models need none", mend)]
-    good, detail = hubtoken.check(token, timeout=LOOK_TIMEOUT)
-    if good is None:
-        return [Finding("hugging face", "warning", detail, "check the network, and HF_ENDPOINT if it is set")]
-    mend = "" if good else "make a token with read access on the Hub's settings page, and set HF_TOKEN to it"
-    return [Finding("hugging face", "ok" if good else "failed", detail, mend)]
+    try:
+        who = hub.whoami(token, timeout=LOOK_TIMEOUT)
+    except (NotAuthenticated, ConfigError) as error:
+        return [Finding("hugging face", "failed", error.message, error.hint)]
+    if isinstance(who, hub.HubSilence):
+        mend = "check the network, and HF_ENDPOINT if it is set"
+        return [Finding("hugging face", "warning", f"the token wasn't checked: {who.reason}", mend)]
+    return [Finding("hugging face", "ok", f"the Hub knows this token as {who}'s")]
 
 
 def _embedded(_: Context) -> list[Finding]:
