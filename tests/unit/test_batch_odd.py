@@ -15,7 +15,7 @@ import pytest
 from e2e.usershell import eventually
 from fakes.desk import Desk, good, rows_at
 from fakes.scripted import Reply, Scripted, as_json
-from gpuserve.bulk import run as running
+from gpuserve.bulk import process
 from gpuserve.bulk.answers import Batch
 from gpuserve.bulk.events import BatchEvent, Checked, Draining
 from gpuserve.bulk.run import run
@@ -28,10 +28,10 @@ def test_a_run_gives_the_signals_back(desk: Desk) -> None:
     def own(_number: int, _frame: object) -> None:
         """A caller's handler."""
 
-    before = {number: signal.signal(number, own) for number in running.STOPPING}
+    before = {number: signal.signal(number, own) for number in process.STOPPING}
     try:
         desk.run(good(), good())
-        assert [signal.getsignal(number) for number in running.STOPPING] == [own, own]
+        assert [signal.getsignal(number) for number in process.STOPPING] == [own, own]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from e2e.usershell import eventually
 from fakes.desk import Desk, good
 from fakes.scripted import CUT, RESET, Reply, Scripted, as_json, sse, stream
-from gpuserve.bulk import pace
+from gpuserve.bulk import pace, process
 from gpuserve.bulk import run as running
 from gpuserve.bulk.output import OutputFile
 from gpuserve.bulk.run import run
@@ -205,11 +206,83 @@ def test_an_endpoint_that_is_gone_leaves_the_rows_unanswered(desk: Desk) -> None
         run(desk.job(nobody, retries=1))
     assert desk.output.read_bytes() == b""
     never = threading.Event()
-    with Scripted(good(), *[Reply(chunks=[never])] * 2) as server:
+    with Scripted(good(), *[Reply(chunks=[never])] * 3) as server:
         with pytest.raises(TimedOut, match="1 rows are left"):
             run(desk.job(server.url, timeout=0.2, retries=1))
         never.set()
     assert len(desk.rows) == 1
+
+
+GATE = as_json({"error": {"message": "gate"}}, 504)
+
+
+def asked(desk: Desk) -> str:
+    """The rows of the last run as they were asked, one letter each."""
+    return "".join(json.loads(seen.body)["messages"][0]["content"] for seen in desk.requests)
+
+
+@pytest.mark.parametrize("bad", [GATE, Reply(status=0, chunks=[RESET])], ids=["504", "reset"])
+def test_a_row_that_alone_gets_no_answer_fails_and_the_run_goes_on(desk: Desk, bad: Reply) -> None:
+    desk.input.write_text("a\nb\nc")
+    summary = desk.run(good(), bad, bad, good(), bad, good(), retries=1)
+    assert asked(desk) == "abbabc"  # "a" is asked again to see whether anybody is answered
+    assert [row["custom_id"] for row in desk.rows] == ["line-1", "line-2", "line-3"]
+    assert (summary["answered"], summary["failed"], summary["left"], summary["requests"]) == (2, 1, 0, 3)
+    failed = desk.rows[1]["response"] or desk.rows[1]["error"]
+    assert (failed.get("status_code"), failed.get("code")) in [(504, None), (None, "connection_lost")]
+
+
+def test_the_last_row_of_a_batch_can_fail_too(desk: Desk) -> None:
+    desk.fails(NetworkError, good(), GATE, GATE, GATE, retries=1)
+    assert asked(desk) == "abba"
+    assert len(desk.rows) == 1
+    summary = desk.run(GATE, GATE, good(), GATE, retries=1)
+    assert asked(desk) == "bbab"  # the witness is a row that the first run got an answer to
+    assert (summary["answered_before"], summary["failed"], summary["left"]) == (1, 1, 0)
+
+
+def test_a_row_in_doubt_is_asked_once_more_when_the_endpoint_is_back(desk: Desk) -> None:
+    summary = desk.run(good(), GATE, GATE, good(), good("late"), retries=1)
+    assert (summary["answered"], summary["failed"], summary["left"]) == (2, 0, 0)
+
+
+def test_a_refusal_ends_the_run_whenever_it_comes(desk: Desk) -> None:
+    desk.fails(NotAuthenticated, good(), GATE, GATE, good(), as_json({}, 401), retries=1)
+    assert len(desk.rows) == 1
+
+
+def test_a_first_row_without_an_answer_waits_for_the_others(desk: Desk) -> None:
+    summary = desk.run(GATE, GATE, good(), GATE, GATE, good(), GATE, retries=1)
+    assert asked(desk) == "aabaaba"
+    assert (summary["answered"], summary["failed"], summary["left"]) == (1, 1, 0)
+
+
+def test_an_endpoint_that_answers_nobody_makes_no_failed_rows(desk: Desk) -> None:
+    desk.input.write_text("\n".join("abcdefgh"))
+    error = desk.fails(NetworkError, *[GATE] * (running.ASIDE + 1), retries=0)
+    assert "8 rows are left" in error.message
+    assert desk.output.read_bytes() == b""
+    desk.input.write_text("a\nb")
+    desk.fails(NetworkError, *[GATE] * 3, retries=0)  # both, and the first once more
+    assert desk.output.read_bytes() == b""
+
+
+def test_an_endpoint_that_goes_down_makes_no_failed_rows_of_those_in_flight(desk: Desk) -> None:
+    """One row is answered while another is asked again and again, and then nobody is."""
+    held, answer = threading.Event(), good()
+    held_back = Reply(headers={"Content-Type": "application/json"}, chunks=[held, answer.body])
+    with Scripted(GATE, held_back, *[GATE] * 8) as server:  # eight attempts, and one at the row that was answered
+
+        def let_go() -> None:
+            eventually(lambda: len(server.requests) == 5, every=0.005)
+            held.set()
+
+        helper = threading.Thread(target=let_go)
+        helper.start()
+        with pytest.raises(NetworkError, match="1 rows are left"):
+            run(desk.job(server.url, concurrency=2, retries=7))
+        helper.join()
+    assert [row["response"]["status_code"] for row in desk.rows] == [200]
 
 
 def test_an_answer_may_be_streamed(desk: Desk) -> None:
@@ -250,7 +323,7 @@ def test_the_lock_outlives_a_rewrite(tmp_path: Path) -> None:
 
 
 def test_no_more_connections_than_the_system_allows() -> None:
-    assert running.most_connections(10) == 10
+    assert process.most_connections(10) == 10
 
 
 def test_the_limit_grows_while_that_helps_and_shrinks_once_for_what_failed_together() -> None:

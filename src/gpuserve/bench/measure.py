@@ -17,7 +17,7 @@ from gpuserve.bench.shooter import Broken, Refused, Shooter
 from gpuserve.bench.stats import Shot, figures, rounded
 from gpuserve.bench.verdict import gains, verdict
 from gpuserve.bench.wanted import Point, Wanted
-from gpuserve.bulk.run import most_connections, rare_collection
+from gpuserve.bulk.process import most_connections, rare_collection
 from gpuserve.bulk.send import failure
 from gpuserve.client.faults import fault_error, read_fault
 from gpuserve.client.transport import request_headers

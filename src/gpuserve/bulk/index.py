@@ -123,6 +123,12 @@ class Index:
             for row in chunk:
                 yield Place(*row)
 
+    def answered(self) -> Place | None:
+        """A row that an earlier run got an answer to; None if there is none."""
+        sql = "SELECT line, input.at, input.size, input.ask FROM input JOIN output USING (id) WHERE ok LIMIT 1"
+        row = self._base.execute(sql).fetchone()
+        return Place(*row) if row else None
+
     def kept(self, *, in_order: bool, failed: bool) -> Iterator[tuple[int, int]]:
         """Places of the answers, in the input's order or their own, without the errors unless ``failed``."""
         which = "1" if failed else "output.ok"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from gpuserve.bulk.job import MOST, Job
 from gpuserve.bulk.output import OutputFile, answer_line, error_line, with_fault
 from gpuserve.bulk.pace import Limiter, pause
 from gpuserve.bulk.prepare import prepare, put_in_order
+from gpuserve.bulk.process import STOPPING, most_connections, rare_collection, same_handlers
 from gpuserve.bulk.rows import BadRow, Place, Request, Source
 from gpuserve.bulk.send import Answer, Sender, error_words
 from gpuserve.bulk.tally import Tally, was_cut_short
@@ -31,12 +30,8 @@ REPORT_EVERY, BEAT, LATELY = 1.0, 0.1, 30.0
 Judge = Callable[[int, bytes], GpuserveError | None]
 #: From a request's body and its answer to what is wrong with the answer; "" for nothing, None if no form was asked for.
 Check = Callable[[bytes, Mapping[str, Any]], str | None]
-#: Signals that stop a run.
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-#: File descriptors for everything but connections.
-_SPARE_FILES = 64
-#: New objects after which the collector of cycles looks, while requests are sent; Python's own figure is 700.
-_COLLECT_EVERY = 20_000
+#: Rows without an answer that wait for the others while nobody has been answered yet; one more, and nobody is.
+ASIDE = 3
 
 
 def refused(status: int, _: bytes) -> GpuserveError | None:
@@ -109,7 +104,7 @@ class _Run:
         calls: tuple[Emit, Judge, Check],
         halt: threading.Event,
     ) -> None:
-        self._job, self._source, self._output, self._tally = job, source, output, tally
+        self._job, self._source, self._output, self._index, self._tally = job, source, output, index, tally
         self._halt = halt
         self._emit, self._judge, self._check = calls
         self._places: Iterator[Place] = index.pending(by_prefix=job.order == "prefix")
@@ -117,6 +112,9 @@ class _Run:
         self._limiter = Limiter(start=job.start, most=most, fixed=min(job.concurrency, most))
         self._workers = 0
         self._last_success = 0.0
+        self._witness: Place | None = None
+        self._aside: deque[Place] = deque()
+        self._doubted: set[Place] = set()
         self._recent: deque[tuple[float, int, int, int]] = deque()
         self._signals = 0
 
@@ -173,7 +171,7 @@ class _Run:
     def _staff(self) -> None:
         """Brings the number of workers up to the limit; those that are too many end by themselves."""
         while self._workers < self._limiter.limit and not self._stop.is_set():
-            place = next(self._places, None)
+            place = self._next()
             if place is None:
                 return
             self._workers += 1
@@ -184,33 +182,50 @@ class _Run:
             while place is not None:
                 await self._answer(place)
                 over = self._stop.is_set() or self._workers > self._limiter.limit
-                place = None if over else next(self._places, None)
+                place = None if over else self._next()
                 self._staff()
         finally:
             self._workers -= 1
 
+    def _next(self) -> Place | None:
+        """The next row; those that were set aside come last."""
+        place = next(self._places, None)
+        return self._aside.popleft() if place is None and self._aside else place
+
     async def _answer(self, place: Place) -> None:
         """Sees one row through all its attempts."""
-        began, attempt, tally = time.perf_counter(), 0, self._tally
         request = self._read(place)
+        answer = await self._attempts(request)
+        if answer is not None and self._in_doubt(answer):
+            answer = await self._cleared(place, request, answer)
+        if answer is not None:
+            self._finish(place, request, answer)
+
+    async def _attempts(self, request: Request) -> Answer | None:
+        """What the last attempt brought; None if the run was stopped: then the row is the next run's."""
+        attempt = 0
         while True:
             attempt += 1
-            tally.in_flight += 1
-            tally.most_in_flight = max(tally.most_in_flight, tally.in_flight)
-            asked = time.perf_counter()
-            try:
-                answer = await self._sender.ask(request)
-            finally:
-                tally.in_flight -= 1
-            self._time(asked, answer)
-            if answer.too_much:
-                self._limiter.refused(answer.sent, answer.done)
+            answer = await self._once(request)
             if not answer.again or attempt > self._job.retries:
-                self._finish(place.ask.hex(), request, answer, began)
-                return
-            tally.retries += 1
+                return answer
+            self._tally.retries += 1
             if await self._stopped_within(pause(attempt, answer.wait)):
-                return  # it stays unanswered, and is the next run's
+                return None
+
+    async def _once(self, request: Request) -> Answer:
+        tally = self._tally
+        tally.in_flight += 1
+        tally.most_in_flight = max(tally.most_in_flight, tally.in_flight)
+        asked = time.perf_counter()
+        try:
+            answer = await self._sender.ask(request)
+        finally:
+            tally.in_flight -= 1
+        self._time(asked, answer)
+        if answer.too_much:
+            self._limiter.refused(answer.sent, answer.done)
+        return answer
 
     def _read(self, place: Place) -> Request:
         with suppress(BadRow):
@@ -232,9 +247,9 @@ class _Run:
             await asyncio.wait_for(self._stop.wait(), seconds)
         return self._stop.is_set()
 
-    def _finish(self, ask: str, request: Request, answer: Answer, began: float) -> None:
-        """Writes a row's line, or ends the run where no row can succeed."""
-        tally = self._tally
+    def _finish(self, place: Place, request: Request, answer: Answer) -> None:
+        """Writes a row's line."""
+        ask, tally = place.ask.hex(), self._tally
         if answer.status == 200:
             line = answer_line(ask, request.custom_id, 200, answer.request_id, answer.body)
             fault = self._check(request.body, answer.content)
@@ -243,10 +258,10 @@ class _Run:
             tally.failed += bool(fault)
             tally.count_usage(answer.content.get("usage"))
             tally.cut_short += fault != "" and was_cut_short(answer.content)
-            self._last_success = answer.done
+            self._last_success, self._witness = answer.done, place
             self._limiter.answered(answer.done)
             return
-        self._check_endpoint(answer, began)
+        self._refuse(answer)
         if answer.status:
             body = error_words(answer.body)
             line = answer_line(ask, request.custom_id, answer.status, answer.request_id, body)
@@ -255,17 +270,40 @@ class _Run:
         self._output.append(line)
         tally.failed += 1
 
-    def _check_endpoint(self, answer: Answer, began: float) -> None:
-        """Raises if the endpoint, and not this row, is what failed: all the others would only follow it."""
-        if answer.status and (error := self._judge(answer.status, answer.body)) is not None:
-            raise error
+    def _in_doubt(self, answer: Answer) -> bool:
+        """Whether the endpoint, and not this row, may be what failed: nobody was answered since this was asked."""
         gone = answer.code == "no_connection" or answer.status in (502, 503, 504)
         lost = answer.code in ("timed_out", "connection_lost")
-        if self._last_success > began or not (gone or lost):
-            return
+        self._refuse(answer)
+        return (gone or lost) and self._last_success <= answer.sent
+
+    def _refuse(self, answer: Answer) -> None:
+        """Raises what no row can help."""
+        if answer.status not in (0, 200) and (error := self._judge(answer.status, answer.body)) is not None:
+            raise error
+
+    async def _cleared(self, place: Place, request: Request, answer: Answer) -> Answer | None:
+        """The row's answer once the endpoint is known to be well; None if the row waits for that.
+
+        A row that was answered before is asked again: only if it still is, and then this row still isn't, is the row
+        what fails. Raises where nobody is answered: all the others would only follow this one.
+        """
+        witness = self._witness or self._index.answered()
+        if answer.code == "no_connection":
+            raise self._lost(answer)
+        if witness is None and place not in self._doubted and len(self._doubted) < ASIDE:
+            self._doubted.add(place)
+            self._aside.append(place)
+            return None
+        if witness is None or (await self._once(self._read(witness))).status != 200:
+            raise self._lost(answer)
+        self._tally.retries += 1
+        return await self._once(request)
+
+    def _lost(self, answer: Answer) -> GpuserveError:
         left, what = self._tally.left, answer.message or f"it answers HTTP {answer.status}"
         kind = TimedOut if answer.code == "timed_out" else NetworkError
-        raise kind(
+        return kind(
             f"the endpoint answers no more ({what}); {left} rows are left",
             hint="see what lives with gpuserve status; the same command goes on where this one stopped",
         )
@@ -310,44 +348,6 @@ class _Run:
             prompt_tokens_per_second=prompt,
             completion_tokens_per_second=completion,
         )
-
-
-@contextmanager
-def same_handlers() -> Iterator[None]:
-    """Gives the caller's handlers of signals back: an event loop leaves the system's in the place of what it took."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # None: it was set by something that isn't Python
-                signal.signal(number, handler)
-
-
-@contextmanager
-def rare_collection() -> Iterator[None]:
-    """Has the collector of cycles look less often: thousands of live requests make it costly, a fifth of all."""
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], _COLLECT_EVERY), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
-def most_connections(wanted: int) -> int:
-    """``wanted``, or as many as the system allows; its soft limit of open files is raised for them."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _SPARE_FILES))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
