@@ -23,8 +23,12 @@ from daytona import Sandbox, SandboxState, SessionExecuteRequest
 from daytona.common.errors import DaytonaNotFoundError
 
 import gpuserve
+from gpuserve.errors import PlatformError
 from gpuserve.host import daemon
 from gpuserve.host.daemon import HostError, HostInfo
+from gpuserve.serving.context import Context
+from gpuserve.settings import load
+from gpuserve.state import Cache
 from host_tools import call, client_of, plain, until
 
 StartHost = Callable[..., HostInfo]
@@ -168,6 +172,40 @@ def test_a_daemon_that_hangs_is_killed(start_host: StartHost) -> None:
     os.kill(info.pid, signal.SIGSTOP)
     assert daemon.stop(info.state_dir, timeout=1) is True
     assert not psutil.pid_exists(info.pid)
+
+
+def test_a_daemon_that_is_busy_is_waited_for(start_host: StartHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = start_host()
+    monkeypatch.setattr(daemon, "_PROBE_SECONDS", 0.1)
+    os.kill(info.pid, signal.SIGSTOP)
+    later = threading.Timer(0.5, os.kill, (info.pid, signal.SIGCONT))
+    later.start()
+    try:
+        assert daemon.running(info.state_dir) == info
+        os.kill(info.pid, signal.SIGSTOP)
+        monkeypatch.setattr(daemon, "_BUSY_SECONDS", 0.2)
+        with pytest.raises(HostError, match=f"process {info.pid} is there but does not answer"):
+            daemon.running(info.state_dir)
+    finally:
+        later.join()
+        os.kill(info.pid, signal.SIGCONT)
+
+
+def test_a_host_that_hangs_is_told_and_hides_nothing_of_daytonas(
+    start_host: StartHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = start_host()
+    monkeypatch.setenv("GPUSERVE_HOST_DIR", str(info.state_dir))
+    monkeypatch.setattr(daemon, "_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(daemon, "_BUSY_SECONDS", 0.1)
+    os.kill(info.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(PlatformError, match="the local host can't be asked: process"):
+            Context(load(None), Cache()).places()
+        monkeypatch.setenv("DAYTONA_API_KEY", "dtn_planted")
+        assert [place.name for place in Context(load(None), Cache()).places()] == ["daytona"]
+    finally:
+        os.kill(info.pid, signal.SIGCONT)
 
 
 def test_what_came_due_while_it_was_down_is_done_at_the_start(start_host: StartHost) -> None:

@@ -23,6 +23,8 @@ from gpuserve.host.paths import HOST_FILE, LIFE_LOCK, LOG_FILE, START_LOCK, priv
 
 _NEEDED = ("aiohttp", "psutil", "socketio")
 _PROBE_SECONDS = 2.0
+_BUSY_SECONDS = 20.0
+"""How much longer an answer is waited for where a daemon holds the state directory: it is busy, not absent."""
 _STEP = 0.05
 _KEPT_LOG = 5 * 2**20
 """Bytes of log beyond which the next start sets it aside."""
@@ -48,21 +50,42 @@ def state_directory() -> Path:
 
 
 def running(state_dir: Path | None = None) -> HostInfo | None:
-    """The daemon of a state directory if it runs and proves that it is this one, else None. Takes at most 2 s.
+    """The daemon of a state directory if it runs and proves that it is this one, else None.
 
     The key is not sent: whoever answers on the recorded port has to show that it knows it.
+
+    Raises:
+        HostError: it lives, but answers nothing for 20 s.
     """
     state = state_dir or state_directory()
+    return _found(state, time.monotonic() + _PROBE_SECONDS + _BUSY_SECONDS)
+
+
+def _found(state: Path, deadline: float) -> HostInfo | None:
+    """As ``running``. Where the daemon lives, a slow answer is waited for until ``deadline``."""
     recorded = read_json(state / HOST_FILE)
     url, key, pid = recorded.get("url"), recorded.get("key"), recorded.get("pid")
     if not (isinstance(url, str) and isinstance(key, str) and isinstance(pid, int) and pid > 0):
         return None
     challenge = secrets.token_hex(16)
-    headers = _call("GET", url, f"/config?challenge={challenge}")
+    path = f"/config?challenge={challenge}"
+    try:
+        headers = _call("GET", url, path)
+    except TimeoutError:
+        if not _alive(state):
+            return None
+        headers = _waited_for(url, path, pid, deadline)
     expected = hmac.new(key.encode(), challenge.encode(), hashlib.sha256).hexdigest()
     if headers is None or not hmac.compare_digest(headers.get("X-Gpuserve-Proof", ""), expected):
         return None
     return HostInfo(url, key, pid, state)
+
+
+def _waited_for(url: str, path: str, pid: int, deadline: float) -> http.client.HTTPMessage | None:
+    try:
+        return _call("GET", url, path, seconds=max(_STEP, deadline - time.monotonic()))
+    except TimeoutError as error:
+        raise HostError(f"process {pid} is there but does not answer; gpuserve host stop ends it") from error
 
 
 def start(state_dir: Path | None = None, *, port: int = 0, gpus: str = "", timeout: float = 30.0) -> HostInfo:
@@ -81,7 +104,7 @@ def start(state_dir: Path | None = None, *, port: int = 0, gpus: str = "", timeo
     deadline = time.monotonic() + timeout
     with _start_lock(state, deadline):
         while True:
-            found = running(state)
+            found = _found(state, deadline)
             if found is not None:
                 return found
             if not _alive(state):
@@ -112,9 +135,10 @@ def stop(state_dir: Path | None = None, timeout: float = 30.0) -> bool:
 
 
 def _end_daemon(state: Path, deadline: float) -> None:
-    pid = _life_pid(state)
-    found = running(state)
-    asked = found is not None and _call("POST", found.url, "/_host/stop", key=found.key) is not None
+    pid, asked = _life_pid(state), False
+    with contextlib.suppress(HostError, TimeoutError):  # one that hangs gets the signal
+        found = _found(state, time.monotonic())
+        asked = found is not None and _call("POST", found.url, "/_host/stop", key=found.key) is not None
     for number in (None if asked else signal.SIGTERM, signal.SIGKILL):
         if number is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -186,7 +210,7 @@ def _await_daemon(state: Path, pid: int, deadline: float) -> HostInfo:
         if _reap(pid):
             raise HostError(f"the local host could not start: {_last_line(state / LOG_FILE)}")
         if read_json(state / HOST_FILE).get("pid") == pid:
-            found = running(state)
+            found = _found(state, deadline)
             if found is not None:
                 return found
         time.sleep(_STEP)
@@ -238,16 +262,25 @@ def _start_lock(state: Path, deadline: float) -> Iterator[None]:
         yield
 
 
-def _call(method: str, url: str, path: str, key: str | None = None) -> http.client.HTTPMessage | None:
-    """Call the API; the answer's headers if it was a success, else None. No proxy is ever used."""
+def _call(
+    method: str, url: str, path: str, key: str | None = None, *, seconds: float = 0.0
+) -> http.client.HTTPMessage | None:
+    """Call the API; the answer's headers if it was a success, else None. No proxy is ever used.
+
+    Raises:
+        TimeoutError: no answer in ``seconds``, or where that is 0, in 2 s.
+    """
     parts = urlsplit(url)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=_PROBE_SECONDS)
+    timeout = seconds or _PROBE_SECONDS
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout)
     try:
         connection.request(method, f"{parts.path}{path}", headers=headers)
         response = connection.getresponse()
         response.read()
         return response.headers if response.status < 300 else None
+    except TimeoutError:
+        raise
     except (OSError, http.client.HTTPException):
         return None
     finally:

@@ -54,9 +54,16 @@ class Context:
 
         Raises:
             NotAuthenticated: there is none.
+            PlatformError: this machine's is the only one, and its host does not answer.
         """
         daytona = None if self.only_local else self._daytona_place()
-        found = [place for place in (daytona, self._local_place(start=False)) if place]
+        try:
+            local = self._local_place(start=False)
+        except PlatformError:  # a host that hangs hides nothing of Daytona's
+            if daytona is None:
+                raise
+            local = None
+        found = [place for place in (daytona, local) if place]
         if not found and not self.only_local:
             raise NotAuthenticated(NO_KEY, hint="gpuserve up --local needs no account and no GPU")
         return found
@@ -93,5 +100,6 @@ class Context:
         try:
             info = daemon.start() if start else daemon.running()
         except daemon.HostError as error:
-            raise PlatformError(f"the local host can't be started: {error}", hint="gpuserve host status") from error
+            what = "can't be started" if start else "can't be asked"
+            raise PlatformError(f"the local host {what}: {error}", hint="gpuserve host status") from error
         return Place("local", info.url, info.key, "local") if info else None

@@ -159,5 +159,8 @@ def _has_sglang() -> bool:
 def _local_host(_: Context) -> list[Finding]:
     from gpuserve.host import daemon
 
-    info = daemon.running()
+    try:
+        info = daemon.running()
+    except daemon.HostError as error:
+        return [Finding("local host", "failed", str(error), "gpuserve host stop")]
     return [Finding("local host", "ok", f"runs at {info.url}" if info else "isn't running; up --local starts it")]
