@@ -32,9 +32,37 @@ def test_the_log_file_is_private_and_redacted(tmp_path: Path) -> None:
     file = LogFile(tmp_path / "deep" / "engine.log", Redactor(["planted-secret"]))
     assert file.write("key planted-secret here\n") == "key *** here\n"
     file.write("more\n")
+    file.close()
     assert file.path is not None
     assert file.path.read_text() == "key *** here\nmore\n"
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_two_that_log_under_one_name_spoil_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "one.log"
+    first = LogFile(path, Redactor())
+    first.write("first\n")
+    second = LogFile(path, Redactor())
+    second.write("second\n")
+    first.write("more\n")
+    assert (first.path, second.path) == (path, tmp_path / "one.2.log")
+    assert (path.read_text(), (tmp_path / "one.2.log").read_text()) == ("first\nmore\n", "second\n")
+    second.rewrite("anew\n")
+    first.close()
+    first.write("too late\n")
+    third = LogFile(path, Redactor())
+    assert (path.read_text(), third.path) == ("", path)
+    assert (tmp_path / "one.2.log").read_text() == "anew\n"
+    for log in (second, third):
+        log.close()
+
+
+def test_a_log_may_go_to_what_is_no_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        log = LogFile(Path("/dev/null"), Redactor())
+        assert log.rewrite("line\n") == "line\n"
+        assert (log.path, log.problem) == (Path("/dev/null"), "")
+        log.close()
 
 
 def test_a_log_that_cannot_be_saved_ends_the_copy_only(tmp_path: Path) -> None:

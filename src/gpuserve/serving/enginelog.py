@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import queue
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,47 +25,89 @@ LOOK_EVERY = 0.5
 CONFIRM_AFTER = 0.3
 #: Seconds for which the last of an ended engine's log is asked for while the platform fails.
 LAST_WORDS = 10.0
+#: Logs of one name that are written at once.
+MOST_COPIES = 9
 #: Seconds that a finished boot waits for its tail.
 FINISH_WITHIN = 5.0
 
 
 class LogFile:
-    """The redacted copy on this machine, 0600, appended to as lines come. ``path`` None keeps none."""
+    """The redacted copy on this machine, 0600, appended to as lines come. ``path`` None keeps none.
+
+    Where another command writes ``path`` (two of them may bring up one name), this one writes a file beside it.
+    """
 
     def __init__(self, path: Path | None, redact: Redactor) -> None:
         self.path = path
         self.redact = redact
         self.problem = ""
+        self._writing = threading.Lock()
+        self._fd: int | None = None
         if path is not None:
-            self._open(path)
+            self._guarded(lambda: self._open(path))
 
     def _open(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        except OSError as error:
-            self._give_up(error)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in range(1, MOST_COPIES + 1):
+            self.path = path if number == 1 else path.with_name(f"{path.stem}.{number}{path.suffix}")
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            if _is_free(self._fd):
+                self._empty()
+                return
+            self._let_go()
+        raise OSError(errno.EBUSY, "other commands are writing there")
+
+    def _empty(self) -> None:
+        if self._fd is not None and stat.S_ISREG(os.fstat(self._fd).st_mode):
+            os.ftruncate(self._fd, 0)
 
     def write(self, text: str) -> str:
         """Appends ``text`` without its secrets, and returns it so. A full disk ends the copy, not the boot."""
         clean = self.redact(text)
-        if self.path is not None:
-            try:
-                with self.path.open("a", encoding="utf-8", errors="replace") as file:
-                    file.write(clean)
-            except OSError as error:
-                self._give_up(error)
+        self._guarded(lambda: self._append(clean.encode(errors="replace")))
         return clean
+
+    def _append(self, data: bytes) -> None:
+        while data and self._fd is not None:
+            data = data[os.write(self._fd, data) :]
 
     def rewrite(self, text: str) -> str:
         """Puts ``text`` without its secrets in the place of all that was written, and returns it so."""
-        if self.path is not None:
-            self._open(self.path)
+        self._guarded(self._empty)
         return self.write(text)
 
-    def _give_up(self, error: OSError) -> None:
-        self.problem = f"the engine's log can't be saved in {self.path}: {error.strerror}"
-        self.path = None
+    def close(self) -> None:
+        """Lets go of the file; what is written later is not saved."""
+        with self._writing:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """One step at a time; one that fails ends the copy."""
+        with self._writing:
+            try:
+                step()
+            except OSError as error:
+                self._let_go()
+                self.problem = f"the engine's log can't be saved in {self.path}: {error.strerror}"
+                self.path = None
+
+
+def _is_free(fd: int) -> bool:
+    """Takes a file for this process, unless another has it. What is no plain file can't be taken, nor is it asked."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: then it is as it always was
+        return True
+    return True
 
 
 class Tail:
@@ -94,6 +139,7 @@ class Tail:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._halt()
+        self._file.close()
 
     def drain(self) -> Iterator[str]:
         """What came since the last call, in order."""

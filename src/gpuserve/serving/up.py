@@ -68,7 +68,11 @@ def up(plan: Plan, context: Context, *, emit: Emit, options: Options = Options()
             happened; the sandbox is deleted, or kept where ``options.keep_failed`` says so.
         Interrupted: Ctrl-C.
     """
-    return _Up(plan, context, emit, options).run()
+    bringing_up = _Up(plan, context, emit, options)
+    try:
+        return bringing_up.run()
+    finally:
+        bringing_up.file.close()
 
 
 class _Up:
@@ -80,7 +84,7 @@ class _Up:
         self._emit = emit
         self._options = options
         self._began = time.monotonic()
-        self._file = LogFile(None, Redactor())
+        self.file = LogFile(None, Redactor())
 
     def run(self) -> Deployed:
         if fleet_called(self._plan.name) is not None:
@@ -187,7 +191,7 @@ class _Up:
             self._wait(deployment, endpoint, session)
             self._emit(Ready(deployment, endpoint, self._seconds()))
         handed, until = hand_out(self._context, deployment, endpoint)
-        return Deployed(deployment, handed, ready, str(self._file.path or ""), self._seconds(), until)
+        return Deployed(deployment, handed, ready, str(self.file.path or ""), self._seconds(), until)
 
     def _launch(self, deployment: Deployment) -> EngineSession:
         session = self._sandboxes.session(deployment)
@@ -196,10 +200,10 @@ class _Up:
         repeated(lambda: session.attach() or session.launch(command, key=key), patience=self._sandboxes.patience)
         if self._options.wait:
             log_file = self._options.log_file or self._context.log_path(self._plan.name)
-            self._file = LogFile(log_file, self._redactor(session))
-            if self._file.problem:
-                self._emit(Warned(self._file.problem))
-        self._emit(Launched(deployment, str(self._file.path or ""), self._seconds()))
+            self.file = LogFile(log_file, self._redactor(session))
+            if self.file.problem:
+                self._emit(Warned(self.file.problem))
+        self._emit(Launched(deployment, str(self.file.path or ""), self._seconds()))
         return session
 
     def _redactor(self, session: EngineSession) -> Redactor:
@@ -207,7 +211,7 @@ class _Up:
 
     def _wait(self, deployment: Deployment, endpoint: Endpoint, session: EngineSession) -> None:
         wait = Wait(self._sandboxes, deployment, endpoint, deadline=self._deadline, began=self._began, emit=self._emit)
-        wait.follow(session, self._file)
+        wait.follow(session, self.file)
 
     # -- what went wrong -----------------------------------------------------------------------------------
 
