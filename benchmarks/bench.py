@@ -30,7 +30,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fakes.steady import Steady, steady
+from fakes.apart import Apart
+from fakes.steady import steady
 from gpuserve.bench.prompts import WORDS
 
 PROMPT, OUTPUT, AROUND = 512, 64, 10
@@ -67,7 +68,7 @@ def counted(spans: Sequence[Span], warm: int, number: int) -> tuple[Figures, flo
 class Watch:
     """The CPU seconds of this process's children, by moment: all but the server, and the server."""
 
-    def __init__(self, server: Steady) -> None:
+    def __init__(self, server: Apart) -> None:
         self._server = psutil.Process(server.pid)
         self._samples: list[tuple[float, float, float]] = []
         self._over = threading.Event()
@@ -103,7 +104,7 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def ours(server: Steady, concurrency: int, requests: int) -> Figures:
+def ours(server: Apart, concurrency: int, requests: int) -> Figures:
     """What ``gpuserve bench`` says, by name; times in milliseconds."""
     lengths = ("--prompt-tokens", str(PROMPT), "--output-tokens", str(OUTPUT), "--requests", str(requests))
     argv = ("bench", "--url", server.url, "--model", "m", "-c", str(concurrency), *lengths, "--json")
@@ -119,7 +120,7 @@ def ours(server: Steady, concurrency: int, requests: int) -> Figures:
     }
 
 
-def theirs(program: str, server: Steady, concurrency: int, requests: int) -> tuple[Figures, list[Span]]:
+def theirs(program: str, server: Apart, concurrency: int, requests: int) -> tuple[Figures, list[Span]]:
     """What guidellm says of as many requests, all of which it counts; and its records of them."""
     with tempfile.TemporaryDirectory() as folder:
         rows, report = Path(folder) / "rows.jsonl", Path(folder) / "report.json"
@@ -153,7 +154,7 @@ def theirs(program: str, server: Steady, concurrency: int, requests: int) -> tup
     return told, spans
 
 
-def by_server(server: Steady, watch: Watch, concurrency: int, requests: int) -> Figures:
+def by_server(server: Apart, watch: Watch, concurrency: int, requests: int) -> Figures:
     """The server's own measure of one tool's load: what the tool tells beyond it is the network's and its own."""
     known = [times for tokens, *times in server.stats()["spans"] if tokens == OUTPUT]
     spans = [Span(came, first or inf, ended or inf) for came, first, ended in known]  # the load goes on to the very end

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from e2e.usershell import PROGRAM, eventually
-from fakes.crowd import Crowd, crowd
+from fakes.apart import Apart
+from fakes.crowd import crowd
 
 IN_FLIGHT = 40
 
@@ -30,7 +31,7 @@ def write_rows(path: Path, number: int) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-def argv(server: Crowd, *more: str) -> list[str]:
+def argv(server: Apart, *more: str) -> list[str]:
     return [PROGRAM, "batch", "in.jsonl", "-o", "out.jsonl", "--url", server.url, "--model", "m", "-q",
             "--concurrency", str(IN_FLIGHT), *more]  # fmt: skip
 

@@ -13,7 +13,8 @@ import pytest
 
 from e2e.inside import Inside, inside
 from e2e.usershell import Shell, eventually
-from fakes.steady import Steady, steady
+from fakes.apart import Apart
+from fakes.steady import steady
 from gpuserve import Endpoint
 from gpuserve.bench.measure import measure
 from gpuserve.bench.wanted import Load, Wanted
@@ -22,7 +23,7 @@ PREFILL, TOKEN = 0.04, 0.005
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Steady]:
+def server() -> Iterator[Apart]:
     with steady(prefill=PREFILL, token=TOKEN) as running:
         yield running
 
@@ -32,7 +33,7 @@ def user(shell: Shell) -> Inside:
     return inside(shell)
 
 
-def bench(user: Inside, server: Steady, *more: str) -> dict[str, Any]:
+def bench(user: Inside, server: Apart, *more: str) -> dict[str, Any]:
     """What --json says."""
     lengths = ("--prompt-tokens", "200", "--output-tokens", "10", "--requests", "12")
     done = user.ok("bench", "--url", server.url, "--model", "m", *lengths, *more, "--json")
@@ -67,7 +68,7 @@ def test_closed_loads_are_full_and_prompts_and_answers_as_long_as_asked(user: In
     assert ET.fromstring((tmp_path / "a.svg").read_text()).tag.endswith("svg")
 
 
-def test_no_answer_is_good_that_breaks_a_limit(user: Inside, server: Steady) -> None:
+def test_no_answer_is_good_that_breaks_a_limit(user: Inside, server: Apart) -> None:
     limit = f"ttft={PREFILL * 500:g}ms"  # half of what the prompt takes
     (point,) = bench(user, server, "-c", "2", "--slo", limit)["points"]
     assert point["goodput"] == {"requests_per_second": 0.0, "share": 0.0}
@@ -87,7 +88,7 @@ def test_an_open_load_is_timed_from_when_each_request_was_due(user: Inside) -> N
     assert f"doesn't keep up with {flooded['load']['rate']:g}/s" in found["verdict"]
 
 
-def test_what_a_shared_beginning_saves(user: Inside, server: Steady) -> None:
+def test_what_a_shared_beginning_saves(user: Inside, server: Apart) -> None:
     found = bench(user, server, "-c", "2", "--shared-prefix", "0.8")
     cold, warm = found["points"]
     assert cold["cached_share"] == 0.0
@@ -114,7 +115,7 @@ def test_failures_are_counted_and_told(user: Inside) -> None:
     assert "HTTP 500" in found["notes"][-1]
 
 
-def test_the_time_can_be_said_instead_of_the_number(user: Inside, server: Steady) -> None:
+def test_the_time_can_be_said_instead_of_the_number(user: Inside, server: Apart) -> None:
     lengths = ("--prompt-tokens", "50", "--output-tokens", "2", "--duration", "1s")
     done = user.ok("bench", "--url", server.url, "--model", "m", *lengths, "-c", "2", "--json")
     (point,) = done.data["points"]
@@ -122,7 +123,7 @@ def test_the_time_can_be_said_instead_of_the_number(user: Inside, server: Steady
     assert point["requests"] > 2
 
 
-def test_what_was_measured_is_told_although_the_file_cannot_be_written(user: Inside, server: Steady) -> None:
+def test_what_was_measured_is_told_although_the_file_cannot_be_written(user: Inside, server: Apart) -> None:
     few = ("--prompt-tokens", "50", "--output-tokens", "2", "--requests", "3", "-c", "1")
     done = user.run("bench", "--url", server.url, "--model", "m", *few, "-o", "/dev/full")
     assert done.status == 2
@@ -130,7 +131,7 @@ def test_what_was_measured_is_told_although_the_file_cannot_be_written(user: Ins
     assert "/dev/full can't be written: No space left" in done.err
 
 
-def test_the_price_of_a_million_tokens(server: Steady) -> None:
+def test_the_price_of_a_million_tokens(server: Apart) -> None:
     wanted = Wanted(loads=(Load(concurrency=2),), prompts=(100,), outputs=(5,), requests=8)
     endpoint = Endpoint(url=server.url, served_model="m")
     (point,) = measure(endpoint, wanted, price=7.2, emit=lambda _: None)["points"]
@@ -142,7 +143,7 @@ def test_the_price_of_a_million_tokens(server: Steady) -> None:
     assert point["cost_per_million_tokens"] == pytest.approx(1e6 * second / both, 0.01)
 
 
-def test_two_results_are_compared(user: Inside, server: Steady, tmp_path: Path) -> None:
+def test_two_results_are_compared(user: Inside, server: Apart, tmp_path: Path) -> None:
     with steady(prefill=3 * PREFILL, token=2 * TOKEN) as slow:
         bench(user, slow, "-c", "1", "--requests", "6", "-o", str(tmp_path / "slow.json"))
     bench(user, server, "-c", "1", "--requests", "6", "-o", str(tmp_path / "fast.json"))

@@ -13,14 +13,12 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Any
+
+from fakes.apart import Apart, apart
 
 _ROW = re.compile(rb"row-\d+")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -163,32 +161,9 @@ async def _serve(options: dict[str, Any]) -> None:
     await listening.serve_forever()
 
 
-@dataclass(frozen=True)
-class Crowd:
-    """A running server."""
-
-    url: str
-    process: subprocess.Popen[str]
-
-    def stats(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}/stats") as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-
-@contextmanager
-def crowd(**options: Any) -> Iterator[Crowd]:
+def crowd(**options: Any) -> AbstractContextManager[Apart]:
     """A server in a process of its own. ``delay`` in seconds; ``error``, ``busy``, ``reset``: shares from 0 to 1."""
-    argv = [sys.executable, __file__, json.dumps(options)]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield Crowd(f"http://127.0.0.1:{int(process.stdout.readline())}", process)
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    return apart("crowd", options)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import web
+
+from fakes.apart import Apart, apart
 
 
 class Engine:
@@ -123,31 +121,9 @@ async def _serve(options: dict[str, Any]) -> None:
     await asyncio.Event().wait()
 
 
-@dataclass(frozen=True)
-class Steady:
-    """A running server."""
-
-    url: str
-    pid: int
-
-    def stats(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}/stats") as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-
-@contextmanager
-def steady(**options: Any) -> Iterator[Steady]:
+def steady(**options: Any) -> AbstractContextManager[Apart]:
     """A server in a process of its own; times in seconds."""
-    process = subprocess.Popen([sys.executable, __file__, json.dumps(options)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield Steady(f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid)
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    return apart("steady", options)
 
 
 if __name__ == "__main__":
