@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from generated import written_or_checked
+
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# Commands
 
@@ -41,14 +43,7 @@ def page() -> str:
 def main() -> int:
     """0 if the page is up to date, or was written."""
     os.environ.update(COLUMNS="100", TERMINAL_WIDTH="100")
-    made = page()
-    if "--check" not in sys.argv:
-        TARGET.write_text(made, encoding="utf-8")
-        return 0
-    if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != made:
-        print("docs/cli.md is out of date: run python scripts/cli_docs.py")
-        return 1
-    return 0
+    return written_or_checked(TARGET, page(), doc=__doc__)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from generated import written_or_checked
+
 TARGET = Path(__file__).parent.parent / ".env.example"
 #: What a .env file may not set; see gpuserve.settings.
 NOT_HERE = ("DAYTONA_API_URL",)
@@ -24,13 +26,7 @@ def text() -> str:
 
 def main() -> int:
     """0 if the file is up to date, or was written."""
-    if "--check" not in sys.argv:
-        TARGET.write_text(text(), encoding="utf-8")
-        return 0
-    if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text():
-        print(".env.example is out of date: run python scripts/env_example.py")
-        return 1
-    return 0
+    return written_or_checked(TARGET, text(), doc=__doc__)
 
 
 if __name__ == "__main__":

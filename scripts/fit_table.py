@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import median
 from textwrap import fill
 
 import fit_points
+from generated import written_or_checked
 
 from gpuserve.catalog import shapes
 
@@ -149,16 +149,7 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def main() -> int:
     """Returns 1 if ``--check`` was asked and the page isn't what it should be."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/fit.md is out of date: run python scripts/fit_table.py", file=sys.stderr)
-    return 1
+    return written_or_checked(PAGE, page(), doc=__doc__)
 
 
 if __name__ == "__main__":

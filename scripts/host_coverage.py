@@ -5,7 +5,6 @@ The routes of the platform are read from the client that the SDK generates from 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aiohttp import web
+from generated import written_or_checked
 
 from gpuserve.host import account, control, toolbox
 from gpuserve.host.wire import SandboxView
@@ -91,16 +91,7 @@ def page() -> str:
 
 def main() -> int:
     """Write the page, or with ``--check`` say whether it is up to date (exit status 1 when it is not)."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    text = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.name} is out of date; run: python scripts/host_coverage.py", file=sys.stderr)
-    return 1
+    return written_or_checked(PAGE, page(), doc=__doc__)
 
 
 if __name__ == "__main__":
