@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from daytona import AsyncDaytona, CreateSandboxFromSnapshotParams, Daytona, DaytonaConfig
 
+from e2e.usershell import eventually
 from fakes.proxy import LogProxy, Spoil
 from gpuserve.host.daemon import HostInfo
 from gpuserve.redaction import Redactor
@@ -150,14 +150,6 @@ def tailed(one: EngineSession, saved: Path) -> Iterator[Tail]:
     with Tail(one, LogFile(saved, Redactor())) as tail:
         yield tail
         tail.finish()
-
-
-def eventually(true: object, within: float = 30.0) -> None:
-    assert callable(true)
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
 
 
 def shell_of(marker: str) -> tuple[psutil.Process, psutil.Process]:

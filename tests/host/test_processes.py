@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 import pytest
 
 from gpuserve.host import processes
+from host_tools import until
 
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -45,13 +45,6 @@ def spawn() -> Iterator[Spawn]:
 
 def runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def kill_all(sandbox_id: str, root: Path) -> None:

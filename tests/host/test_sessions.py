@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,6 +17,7 @@ from daytona.common.errors import (
 
 from gpuserve.host.daemon import HostInfo
 from host.toolbox_http import Toolbox
+from host_tools import until
 
 OUT, ERR = "\x01\x01\x01", "\x02\x02\x02"
 
@@ -33,13 +32,6 @@ def start(sandbox: Sandbox, command: str, session: str = "s", *, quiet: bool = F
     assert answer.exit_code is None
     assert answer.output is None
     return answer.cmd_id
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def logs(sandbox: Sandbox, command_id: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,18 +15,12 @@ from daytona.common.errors import DaytonaNotFoundError, DaytonaSessionEndedError
 from conftest import StartHost, client_for
 from gpuserve.host import processes
 from gpuserve.host.daemon import HostInfo
+from host_tools import until
 
 
 def start(sandbox: Sandbox, command: str) -> str:
     request = SessionExecuteRequest(command=command, run_async=True)
     return sandbox.process.execute_session_command("s", request, timeout=30).cmd_id
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def kill_daemon(info: HostInfo) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +10,10 @@ import pytest
 
 from gpuserve.sandboxes.workshop import Workshop
 from gpuserve.serving.batch_remote import runner
+from host_tools import until
 
 if TYPE_CHECKING:
     from daytona import Sandbox
-
-
-def wait_for(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -43,10 +35,10 @@ def test_a_program_runs_by_itself_and_may_be_followed_by_another(shop: Workshop,
     shop.start("cat go 2>/dev/null; while [ ! -e go ]; do sleep 0.05; done; echo why >&2; false")
     assert Workshop(sandbox, "batch-1", patience=5.0).running()  # another process of ours finds it
     shop.put(b"", "go")
-    wait_for(lambda: not shop.running())
+    until(lambda: not shop.running())
     assert shop.output() == "why"
     shop.start("echo second > result")
-    wait_for(lambda: shop.text("result") == "second")
+    until(lambda: shop.text("result") == "second")
     folder = shop.folder
     shop.clear()
     assert sandbox.process.exec(f"test -e {folder}").exit_code == 1
