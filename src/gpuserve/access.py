@@ -60,7 +60,9 @@ _ADMIN = (
 _OPEN_PORTS = "anybody who has the URL can use every port of it but the platform's own"
 _PUBLIC = f"The sandbox is public: {_OPEN_PORTS}, without a credential."
 _PUBLIC_KEY = f"The sandbox is public: {_OPEN_PORTS}; only the engine still asks for its API key."
+_PUBLIC_GATE = f"The sandbox is public: {_OPEN_PORTS}; the fleet's gateway, which is all there is, asks for its key."
 _KEY = "Whichever way they come, requests for the model also need the engine's own API key."
+_KEY_GATE = "Whichever way they come, requests for the model also need the gateway's key."
 #: What each way in will mean, told before anything exists.
 _PLANNED = {
     "token": "Only who holds the sandbox's preview token, or your Daytona API key, can reach anything of it.",
@@ -102,10 +104,11 @@ def describe(
         left = (end - (now or datetime.now(end.tzinfo))).total_seconds()
         still = f"for another {format_duration(left)}" if left > 0 else "no longer: it has expired"
         said.append(f"A signed URL opens port {deployment.port} to whoever has it, {still}; it can be revoked before.")
+    gate = bool(deployment.gateway_of)
     if deployment.public:
-        said.append(_PUBLIC_KEY if deployment.keyed else _PUBLIC)
+        said.append((_PUBLIC_GATE if gate else _PUBLIC_KEY) if deployment.keyed else _PUBLIC)
     elif deployment.keyed:
-        said.append(_KEY)
+        said.append(_KEY_GATE if gate else _KEY)
     if deployment.keyed and uncovered:
         said.append(uncovered)
     return tuple(said)

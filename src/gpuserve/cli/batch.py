@@ -45,7 +45,10 @@ class Options:
     output: Annotated[
         str, typer.Option("--output", "-o", help="Output, JSONL; by default INPUT's name, .out.jsonl.")
     ] = ""
-    which: Annotated[str | None, typer.Option("--id", help="Deployment; may be left out if only one is live.")] = None
+    which: Annotated[
+        str | None,
+        typer.Option("--id", help="Deployment, FLEET or FLEET/MODEL; may be left out if only one is live."),
+    ] = None
     url: Annotated[str, typer.Option(help="Ask this endpoint instead; its key is taken from OPENAI_API_KEY.")] = ""
     model: Annotated[str, typer.Option(help="With --url: the model's name there.")] = ""
     template: Annotated[str, typer.Option("--template", "-t", help="How to ask: 'Classify: {text}'.")] = ""

@@ -32,7 +32,9 @@ EnvFile = Annotated[
 Id = Annotated[
     str | None,
     typer.Argument(
-        metavar="[ID]", help="Name, sandbox ID or a unique prefix; may be left out if only one deployment is live."
+        metavar="[ID]",
+        help="Name, sandbox ID or a unique prefix; may be left out if only one deployment is live. A fleet is meant by "
+        "its whole name; FLEET/MODEL asks for one of its models.",
     ),
 ]
 

@@ -57,7 +57,9 @@ def down(
     else:
         fleets = fleets_among(which or [])
         rest = [one for one in which or [] if one not in fleets]
-        chosen, missing = core.named(run.context, rest, ignore_not_found=ignore_not_found)
+        found, missing = core.named(run.context, rest, ignore_not_found=ignore_not_found)
+        fleets += [one.gateway_of for one in found if one.gateway_of]
+        chosen = [one for one in found if not one.gateway_of]
     for name in missing:
         run.output.say("down", f"{name} was not there")
     if everything and not chosen:

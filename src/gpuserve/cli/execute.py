@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EPILOG = (
     "Examples: gpuserve exec gpt-oss-20b-7f3c -- nvidia-smi · gpuserve exec ID -- sh -c 'ls | wc -l' · "
     "gpuserve exec ID --python batch.py -- --limit 10 · gpuserve exec ID --stdin -- wc -c < data.jsonl. "
-    "There OPENAI_BASE_URL points at the model and OPENAI_MODEL names it: no credential is needed. "
+    "There OPENAI_BASE_URL points at the model and OPENAI_MODEL names it: no credential is needed, except for the key "
+    "of an engine or of a fleet's gateway that wants one: it lies in ~/.gpuserve-key there. "
     "With --json: {data: {exit_code, stdout, stderr, seconds}}."
 )
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gpuserve.cli.command import Run, command
 from gpuserve.durations import format_duration
 
-if TYPE_CHECKING:
-    from gpuserve.records import Deployment
-
 EPILOG = (
-    "Examples: gpuserve extend gpt-oss-20b-7f3c 1h · gpuserve extend ci-17 none. A fleet's name means all its workers. "
+    "Examples: gpuserve extend gpt-oss-20b-7f3c 1h · gpuserve extend ci-17 none. "
+    "A fleet's name means all its workers, and its gateway's sandbox. "
     "With --json: {data: {name, expires_at, seconds_left}}, both null without a deadline."
 )
 
@@ -33,15 +31,9 @@ def extend(
     The platform counts in minutes, rounded up; the deadline printed is the one that it then tells.
     """
     from gpuserve.serving import extend as core
-    from gpuserve.serving.fleet.names import meant
 
     seconds = core.parse_limit(time)
-    fleet = meant(run.context, which)
-    if fleet is None:
-        changed, name = core.extend(run.context, which, seconds), ""
-    else:
-        changed, name = _first(core.extend_fleet(run.context, fleet, seconds)), fleet.name
-    name = name or changed.name
+    name, changed = core.extend_named(run.context, which, seconds)
     left = changed.time_left()
     run.output.data(
         {
@@ -55,8 +47,3 @@ def extend(
         return
     run.output.result(changed.expires_at.isoformat())
     run.output.say("extend", f"{name} is deleted in {format_duration(left)}")
-
-
-def _first(workers: list[Deployment]) -> Deployment:
-    """The one that is deleted first."""
-    return min(workers, key=lambda one: (one.expires_at is None, one.expires_at and one.expires_at.timestamp()))

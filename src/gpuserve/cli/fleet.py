@@ -97,9 +97,14 @@ def up(
 
 def _check(asked: Asked, replicas: int, min_ready: int | None, *, local: bool) -> None:
     if min_ready is not None and min_ready > replicas:
-        raise UsageError(f"--min-ready {min_ready} is more than --replicas {replicas}")
+        raise UsageError(
+            f"--min-ready {min_ready} is more than --replicas {replicas}", hint=f"--min-ready 1 to {replicas}"
+        )
     if asked.access not in (None, "token") or asked.public:
-        raise UsageError("the workers of a fleet are private: only its gateway enters them", hint="leave --access out")
+        raise UsageError(
+            "the workers of a fleet are private, and a gateway on this machine has no address for others",
+            hint="leave --access and --public out, or add --gateway sandbox: they are for such a gateway",
+        )
     if local and asked.port is not None and replicas > 1:
         raise UsageError("workers on one machine can't share a port", hint="leave --port out")
 
@@ -131,7 +136,7 @@ def status(run: Run, name: FleetName = None) -> None:
 def scale(
     run: Run,
     name: Name,
-    count: Annotated[int, typer.Argument(min=1, help="How many workers there shall be.")],
+    count: Annotated[int, typer.Argument(help="How many workers there shall be, 1 at the least.")],
     drain: Drain = "10m",
     on_failure: Annotated[str | None, typer.Option(help="keep or delete a worker that fails (delete).")] = None,
 ) -> None:
@@ -140,11 +145,17 @@ def scale(
     from gpuserve.serving.fleet.look import known
     from gpuserve.serving.up import Options
 
+    if count < 1:
+        raise UsageError(
+            f"a fleet can't have {count} workers", hint=f"1 at the least; gpuserve fleet down {name} ends it"
+        )
     options = Options(keep_failed=keep_failed(on_failure, run))
     record = known(run.context, name)
     with terminable():
         done = scale(run.context, record, count, emit=_teller(run), options=options, drain=parse_duration(drain))
     tell_changed(run, name, done)
+    if not done.came and not done.went:
+        run.output.say("fleet", f"nothing to do: {name} has {count} workers of its own, up or on their way")
 
 
 @command(
@@ -175,16 +186,18 @@ def remove(
     spare: Annotated[bool, typer.Option("--spare", help="Leave the sandbox alive, on its own.")] = False,
 ) -> None:
     """Drain workers and delete them. With --keep the fleet starts others in their place: fleet scale doesn't."""
-    from gpuserve.serving.find import resolve
     from gpuserve.serving.fleet.change import leave
-    from gpuserve.serving.fleet.look import known, members
+    from gpuserve.serving.fleet.look import known, members, worker
 
     record = known(run.context, name)
     there = members(run.context, name)
-    chosen = [resolve(one, there) for one in which]
+    chosen = [worker(there, name, one) for one in which]
     with terminable():
         done = leave(run.context, record, chosen, emit=_teller(run), drain=parse_duration(drain), spare=spare)
     tell_changed(run, name, done)
+    if spare:
+        names = ", ".join(one.name for one in chosen)
+        run.output.say("fleet", f"{names} left {name} and lives on: gpuserve down ends it")
 
 
 @command(
@@ -296,6 +309,8 @@ def down(
     except NotFound:
         if not ignore_not_found:
             raise
-        done = Changed()
+        tell_changed(run, name, Changed())
+        run.output.say("fleet", f"there was no fleet {name}")
+        return
     tell_changed(run, name, done)
     run.output.say("fleet", f"{name} is gone")

@@ -92,7 +92,8 @@ def hand_off_fleet(run: Run, done: FleetUp, form: str, *, ready: bool) -> None:
         }
     )
     print_endpoint(run.output, record.endpoint, record.deployment, form)
-    run.output.say("fleet", f"{record.name}: {len(done.workers)} workers behind {record.endpoint.base_url}")
+    count = f"{len(done.workers)} worker{'' if len(done.workers) == 1 else 's'}"
+    run.output.say("fleet", f"{record.name}: {count} behind {record.endpoint.base_url}")
     tell_access(run, record)
     run.output.say(
         "next",

@@ -44,7 +44,10 @@ class Options(AnswerOptions):
     prompt: Annotated[
         str | None, typer.Argument(help="The question; what comes through a pipe is added to it.", show_default=False)
     ] = None
-    which: Annotated[str | None, typer.Option("--id", help="Deployment; may be left out if only one is live.")] = None
+    which: Annotated[
+        str | None,
+        typer.Option("--id", help="Deployment, FLEET or FLEET/MODEL; may be left out if only one is live."),
+    ] = None
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None
     image: Annotated[list[str] | None, typer.Option(help="File or address of an image; may be given again.")] = None
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None

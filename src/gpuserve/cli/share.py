@@ -118,7 +118,8 @@ def _sign(run: Run, asked: ShareOptions) -> None:
     )
     run.output.result(shared.url)
     run.output.say("access", f"whoever has this URL can use the model for {format_duration(seconds)}; keep it secret")
-    key = "the engine's own key as api_key" if shared.deployment.keyed else "any api_key will do"
+    whose = "the gateway's key" if shared.deployment.gateway_of else "the engine's own key"
+    key = f"{whose} as api_key" if shared.deployment.keyed else "any api_key will do"
     run.output.say("use", f"add /v1 for OpenAI clients; {key}")
 
 
@@ -155,6 +156,7 @@ def _public(run: Run, asked: ShareOptions) -> None:
 
     to_all = asked.public == "on"
     which = asked.which
+    core.check_shareable(run.context, which)
     if to_all:
         found = find(run.context, which)
         which = found.sandbox_id
@@ -170,10 +172,10 @@ def _public(run: Run, asked: ShareOptions) -> None:
 def _rotate(run: Run, asked: ShareOptions) -> None:
     from gpuserve.cli.progress import Progress
     from gpuserve.durations import parse_duration
-    from gpuserve.serving.rekey import COST, rotate_key
+    from gpuserve.serving.rekey import price, rotate_key
 
     timeout = parse_duration(asked.timeout)
-    agreed(COST, yes=asked.yes)
+    agreed(price(run.context, asked.which), yes=asked.yes)
     quiet = run.output.as_json
     with Progress(run.output) as progress:
         emit = (lambda _: None) if quiet else progress.draw
@@ -181,6 +183,9 @@ def _rotate(run: Run, asked: ShareOptions) -> None:
     run.output.data({**_way(done.deployment, done.endpoint), "seconds": round(done.seconds, 3)})
     run.output.result(done.endpoint.api_key)
     run.output.say("key", f"{done.deployment.name} answers to this key only; the old one is worthless")
+    if done.here:
+        run.output.say("access", "The gateway listens on this machine only and wants its key; the workers are private.")
+        return
     _tell(run, done.deployment)
 
 

@@ -131,6 +131,9 @@ def _once(run: Run, which: str | None) -> None:
         run.output.say("status", "nothing is live: gpuserve up --local, or gpuserve up --model openai/gpt-oss-20b")
         return
     run.output.table(COLUMNS, [row(report) for report in reports])
+    fleets = sorted({one.deployment.fleet or one.deployment.gateway_of for one in reports} - {""})
+    if fleets:
+        run.output.say("fleets", f"{', '.join(fleets)}, with what belongs to them: gpuserve fleet status")
 
 
 def _warn(run: Run, report: Report) -> None:

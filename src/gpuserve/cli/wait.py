@@ -28,15 +28,17 @@ def wait(
 ) -> None:
     """Wait until a deployment answers. Changes nothing: one that fails is left as it is.
 
+    Of a fleet: until its gateway sends requests to each of its workers.
+
     Reading the log of one that isn't ready counts as use where `up` was given --idle.
     """
     from gpuserve.cli.progress import Progress
     from gpuserve.durations import parse_duration
-    from gpuserve.serving import waiting as core
+    from gpuserve.serving.fleet.ready import wait_for
 
     seconds = parse_duration(timeout)
     with Progress(run.output, log_on_terminal=run.output.verbose) as progress:
-        done = core.wait(run.context, which, timeout=seconds, emit=progress.draw)
+        done = wait_for(run.context, which, timeout=seconds, emit=progress.draw)
     run.output.data(
         {
             "name": done.deployment.name,

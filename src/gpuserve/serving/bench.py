@@ -10,12 +10,12 @@ from typing import Any
 from gpuserve.bench.events import Emit
 from gpuserve.bench.measure import measure
 from gpuserve.bench.wanted import Wanted
-from gpuserve.records import Endpoint
+from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.cost import cost_of
 from gpuserve.serving.defaults import prices
 from gpuserve.serving.fleet.look import members
-from gpuserve.serving.fleet.names import meant
+from gpuserve.serving.fleet.names import apart, meant
 from gpuserve.serving.reach import reach_fresh
 
 
@@ -28,7 +28,7 @@ def bench(context: Context, which: str | None, wanted: Wanted, *, emit: Emit) ->
     """
     known = prices(context.settings)
     deployment, endpoint = reach_fresh(context, which)
-    paid = [deployment] if meant(context, which) is None else members(context, deployment.name)
+    paid = _paid(context, which, deployment)
     costs = [cost.per_hour for one in paid if (cost := cost_of(one, known)) is not None]
     hour = sum(costs) if len(costs) == len(paid) else None
     found = measure(endpoint, wanted, price=hour, emit=emit)
@@ -37,6 +37,15 @@ def bench(context: Context, which: str | None, wanted: Wanted, *, emit: Emit) ->
     )
     told = {"name": deployment.name, "engine": deployment.engine, "model": deployment.model, "gpu": gpus}
     return {**told, "cost_per_hour": hour, **_occasion(), **found}
+
+
+def _paid(context: Context, which: str | None, deployment: Deployment) -> list[Deployment]:
+    """Whose GPUs do the work: of a fleet, those workers that serve the model."""
+    record = meant(context, apart(which)[0])
+    fleet = deployment.gateway_of if record is None else record.name
+    if not fleet:
+        return [deployment]
+    return [one for one in members(context, fleet) if one.served_model == deployment.served_model]
 
 
 def bench_at(endpoint: Endpoint, wanted: Wanted, *, emit: Emit) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gpuserve.errors import ConfigError, Conflict, GpuserveError, NotFound
+from gpuserve.errors import ConfigError, GpuserveError, NotFound
 from gpuserve.records import Deployment
 from gpuserve.serving import defaults
 from gpuserve.serving.context import Context
@@ -32,6 +32,8 @@ class Gone:
 def named(context: Context, wanted: Sequence[str], *, ignore_not_found: bool) -> tuple[list[Deployment], list[str]]:
     """The deployments meant, each once, and the names that mean none (only with ``ignore_not_found``).
 
+    Of a fleet whose gateway is in a sandbox that is the gateway: without its fleet it must not go.
+
     Nothing is deleted before every name is understood.
 
     Raises:
@@ -47,11 +49,6 @@ def named(context: Context, wanted: Sequence[str], *, ignore_not_found: bool) ->
                 raise
             missing.append(one)
         else:
-            if deployment.gateway_of:
-                raise Conflict(
-                    f"{deployment.name} is the gateway of a fleet, whose workers would live on",
-                    hint=f"gpuserve fleet down {deployment.name}",
-                )
             found[deployment.sandbox_id] = deployment
     return list(found.values()), missing
 

@@ -11,9 +11,11 @@ from gpuserve.serving.context import Context
 from gpuserve.serving.cost import DEADLINE_SLACK, deadline_problem
 from gpuserve.serving.find import find
 from gpuserve.serving.fleet import daemon
+from gpuserve.serving.fleet.away.remote import find_gate
 from gpuserve.serving.fleet.look import members
+from gpuserve.serving.fleet.names import meant
 from gpuserve.serving.fleet.plans import until
-from gpuserve.serving.fleet.record import Record, change
+from gpuserve.serving.fleet.record import change, load
 from gpuserve.state import Remembered
 
 
@@ -31,6 +33,28 @@ def parse_limit(text: str) -> int | None:
     return seconds
 
 
+def extend_named(context: Context, wanted: str, seconds: int | None) -> tuple[str, Deployment]:
+    """As ``extend``, where ``wanted`` may be a fleet: its name, and what is deleted first of it.
+
+    Raises:
+        as ``extend`` and ``extend_fleet``.
+    """
+    record = meant(context, wanted)
+    if record is None:
+        found = find(context, wanted)
+        fleet = found.gateway_of
+        if not fleet:
+            changed = extend(context, found.sandbox_id, seconds)
+            return changed.name, changed
+    else:
+        fleet = record.name
+    return fleet, min(extend_fleet(context, fleet, seconds), key=_end)
+
+
+def _end(one: Deployment) -> float:
+    return float("inf") if one.expires_at is None else one.expires_at.timestamp()
+
+
 def extend(context: Context, wanted: str, seconds: int | None) -> Deployment:
     """Has the platform delete it ``seconds`` from now, or never for None; returns it as the platform then tells it.
 
@@ -46,25 +70,28 @@ def extend(context: Context, wanted: str, seconds: int | None) -> Deployment:
     return changed
 
 
-def extend_fleet(context: Context, record: Record, seconds: int | None) -> list[Deployment]:
-    """As ``extend``, for every worker of a fleet, and for those that will replace one of them.
+def extend_fleet(context: Context, name: str, seconds: int | None) -> list[Deployment]:
+    """As ``extend``, for every worker of a fleet, for its gateway's sandbox, and for those that will replace a worker.
 
     Raises:
         GpuserveError: a worker's deadline couldn't be moved; the first one's error, once all others' were.
     """
-    there = members(context, record.name)
+    there = members(context, name)
     if not there:
-        raise NotFound(f"{record.name} has no workers", hint=f"gpuserve fleet status {record.name}")
+        raise NotFound(f"{name} has no workers", hint=f"gpuserve fleet status {name}")
+    record = load(name)
+    gate = find_gate(context, name) if record is None else None
     changed: list[Deployment] = []
     errors: list[GpuserveError] = []
-    for one in there:
+    for one in [*there, *([gate] if gate else [])]:
         try:
             changed.append(extend(context, one.sandbox_id, seconds))
         except GpuserveError as error:
             errors.append(error)
-    kept = change(record.name, until=until(seconds)) or record
-    with suppress(GpuserveError):  # it reads the record anyway when it starts again
-        daemon.ask(kept, "reload")
+    if record is not None:
+        kept = change(name, until=until(seconds)) or record
+        with suppress(GpuserveError):  # it reads the record anyway when it starts again
+            daemon.ask(kept, "reload")
     if errors:
         raise errors[0]
     return changed

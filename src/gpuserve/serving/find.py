@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from gpuserve.errors import Conflict, GpuserveError, NotFound, UsageError
 from gpuserve.records import GONE, Deployment
 from gpuserve.serving.context import Context
+from gpuserve.serving.fleet.record import load
 from gpuserve.state import Remembered
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -31,7 +32,7 @@ def resolve(wanted: str | None, known: Sequence[Deployment]) -> Deployment:
     if workers:  # and no prefix of one of them
         raise NotFound(
             f"{wanted!r} is a fleet, and this needs one of its workers: {_names(workers)}",
-            hint=f"name one of them; what takes a fleet: gpuserve fleet --help, status {wanted}, query --id {wanted}",
+            hint=_fleet_hint(wanted),
         )
     meant = [one for one in known if one.name.startswith(wanted) or one.sandbox_id.startswith(wanted)]
     if len(meant) == 1:
@@ -41,6 +42,15 @@ def resolve(wanted: str | None, known: Sequence[Deployment]) -> Deployment:
     near = get_close_matches(wanted, [one.name for one in known], n=1)
     hint = f"did you mean {near[0]}?" if near else "gpuserve status lists what there is"
     raise NotFound(f"no deployment {wanted!r}", hint=hint)
+
+
+def _fleet_hint(name: str) -> str:
+    if load(name) is None:
+        return (
+            f"name one of them; of them all: gpuserve fleet status {name}, fleet down {name}; "
+            f"fleet start {name} starts a gateway on this machine, for query and others"
+        )
+    return f"name one of them; what takes a fleet: gpuserve fleet --help, status {name}, query --id {name}"
 
 
 def _only(known: Sequence[Deployment]) -> Deployment:

@@ -70,11 +70,12 @@ def share(context: Context, wanted: str | None, seconds: int) -> Shared:
         Conflict: the sandbox doesn't run.
     """
     check_share_seconds(seconds)
-    _check_no_fleet(context, wanted)
+    check_shareable(context, wanted)
     return _sign(context, _running(context, wanted), seconds)
 
 
-def _check_no_fleet(context: Context, wanted: str | None) -> None:
+def check_shareable(context: Context, wanted: str | None) -> None:
+    """Raises ``UsageError`` for a fleet whose gateway is on this machine."""
     check_no_fleet(
         context,
         wanted,
@@ -121,7 +122,7 @@ def set_public(context: Context, wanted: str | None, *, public: bool) -> tuple[D
     Raises:
         Conflict: the sandbox doesn't run.
     """
-    _check_no_fleet(context, wanted)
+    check_shareable(context, wanted)
     deployment = _running(context, wanted)
     sandboxes = context.sandboxes(deployment.place)
     sandboxes.set_public(deployment, public=public)
@@ -155,7 +156,7 @@ def revoke(context: Context, wanted: str | None, which: str | None) -> tuple[Dep
     Raises:
         NotFound: ``which`` is no URL of this deployment's.
     """
-    _check_no_fleet(context, wanted)
+    check_shareable(context, wanted)
     deployment = find(context, wanted)
     sandboxes = context.sandboxes(deployment.place)
     if which is None:

@@ -111,6 +111,8 @@ class _Up:
         found = self._sandboxes.find(self._plan.name)
         if found is None or found.state in GONE:
             return None
+        if found.gateway_of:
+            raise Conflict(f"{found.name} is a fleet", hint="choose another --name")
         launch = self._plan.launch
         same = (launch.engine, launch.model, launch.served_model, launch.image)
         if (found.engine, found.model, found.served_model, found.image) != same:

@@ -69,7 +69,7 @@ def _up(context: Context, plan: Plan, wish: FleetWish, emit: EmitFor, options: O
     if before is None and find_gate(context, wish.name) is not None:
         raise Conflict(f"the gateway of {wish.name} is in a sandbox", hint="add --gateway sandbox")
     record = _recorded(before, plan, wish)
-    _check_same(record, before, everyone)
+    check_same(record, before, everyone)
     there = [one for one in everyone if one.served_model == record.served_model]
     save(record)
     made: list[Raised] = []
@@ -127,10 +127,13 @@ def _check_name_free(context: Context, name: str, place: str) -> None:
     """A name that meant both would end the wrong one."""
     found = context.sandboxes(place).find(name)
     if found is not None and found.state not in GONE:
+        if found.gateway_of == name:
+            raise Conflict(f"the gateway of {name} is in a sandbox", hint="add --gateway sandbox")
         raise Conflict(f"{name} is a deployment", hint="choose another --name for the fleet")
 
 
-def _check_same(record: Record, before: Record | None, there: Sequence[Deployment]) -> None:
+def check_same(record: Record, before: Record | None, there: Sequence[Deployment]) -> None:
+    """Raises ``Conflict`` where the workers ``there`` aren't such as ``record`` asks for."""
     other = [one.name for one in there if one.place != record.place]
     if other:
         raise Conflict(f"{record.name} has workers elsewhere: {', '.join(other)}", hint="choose another --name")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from gpuserve.errors import Conflict, GpuserveError, NetworkError, NotFound, TimedOut
+from gpuserve.errors import Conflict, GpuserveError, NetworkError, TimedOut
 from gpuserve.proxy.server import listen
 from gpuserve.records import Deployment
 from gpuserve.serving.context import Context
@@ -18,7 +18,7 @@ from gpuserve.serving.fleet import daemon
 from gpuserve.serving.fleet.away.begin import deleted, refresh
 from gpuserve.serving.fleet.away.remote import as_remote, find_gate, find_remote, noted
 from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
-from gpuserve.serving.fleet.look import await_rotation, gateway_states, members
+from gpuserve.serving.fleet.look import await_rotation, gateway_states, members, no_fleet
 from gpuserve.serving.fleet.plans import replica, replicas, stored_plan, until
 from gpuserve.serving.fleet.record import Record, as_json, change, forget, load, new_addresses, save
 from gpuserve.serving.fleet.turn import turn
@@ -126,9 +126,14 @@ def _join(context: Context, record: Record, wanted: Sequence[str]) -> list[Deplo
     chosen = [find(context, one) for one in wanted]
     for one in chosen:
         if one.place != record.place or one.state != "started":
-            raise Conflict(f"{one.name} can't join {record.name}: it is {one.state} on {one.place}")
+            raise Conflict(
+                f"{one.name} can't join {record.name}: it is {one.state} on {one.place}",
+                hint=f"name one that is started on {record.place}: gpuserve status",
+            )
         if one.gateway_of:
-            raise Conflict(f"{one.name} is the gateway of a fleet, and no worker")
+            raise Conflict(
+                f"{one.name} is the gateway of a fleet, and no worker", hint="name a deployment: gpuserve status"
+            )
         if one.fleet not in ("", record.name):
             raise Conflict(
                 f"{one.name} is in {one.fleet}", hint=f"gpuserve fleet remove {one.fleet} {one.name} --spare"
@@ -270,7 +275,7 @@ def start(context: Context, name: str, *, port: int = 0) -> Record:
     if record is None:
         there = members(context, name)
         if not there:
-            raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+            raise no_fleet(context, name)
         first = there[0]
         record = Record(
             name=name,
@@ -315,7 +320,7 @@ def _down(context: Context, name: str, *, emit: EmitFor, drain: float) -> Change
     gate = find_gate(context, name) if record is None else None
     there = members(context, name)
     if record is None and gate is None and not there:
-        raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+        raise no_fleet(context, name)
     changed = Changed()
     coming: set[str] = set()
     with suppress(GpuserveError):  # a gateway that doesn't answer has nothing under way

@@ -10,7 +10,7 @@ from gpuserve.errors import Conflict, GpuserveError, NotFound, PlatformError, Ti
 from gpuserve.records import GONE, Deployment
 from gpuserve.sandboxes.manager import Sandboxes
 from gpuserve.serving.context import Context
-from gpuserve.serving.find import live
+from gpuserve.serving.find import live, resolve
 from gpuserve.serving.fleet import daemon
 from gpuserve.serving.fleet.away.remote import Remote, find_remote
 from gpuserve.serving.fleet.record import Record, load
@@ -61,7 +61,33 @@ def known(context: Context, name: str) -> Record:
         return remote
     if members(context, name):
         raise Conflict(f"the gateway of {name} isn't on this machine", hint=f"gpuserve fleet start {name}")
-    raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+    raise no_fleet(context, name)
+
+
+def no_fleet(context: Context, name: str) -> NotFound:
+    """The error for a name that is no fleet's, which says what it is instead."""
+    with suppress(GpuserveError):  # what can't be asked for adds nothing
+        for one in live(context)[0]:
+            if one.name == name and one.fleet:
+                return NotFound(f"{name} is a worker of {one.fleet}, and no fleet", hint=f"name {one.fleet} instead")
+            if one.name == name:
+                return NotFound(
+                    f"{name} is a deployment, and no fleet", hint=f"gpuserve status {name}; gpuserve fleet status"
+                )
+    return NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+
+
+def worker(there: Sequence[Deployment], name: str, wanted: str) -> Deployment:
+    """The worker of the fleet ``name`` that ``wanted`` means.
+
+    Raises:
+        NotFound, Conflict: none, or several.
+    """
+    try:
+        return resolve(wanted, there)
+    except NotFound:
+        names = ", ".join(one.name for one in there)
+        raise NotFound(f"{name} has no worker {wanted!r}", hint=f"it has {names or 'none'}") from None
 
 
 def in_rotation(record: Record) -> set[str]:

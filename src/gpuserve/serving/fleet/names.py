@@ -30,9 +30,17 @@ def fleets_among(wanted: Sequence[str]) -> list[str]:
     return [one for one in wanted if one in mine]
 
 
+def apart(wanted: str | None) -> tuple[str | None, str]:
+    """``FLEET/MODEL`` as the fleet's name and the model's; the model is "" for anything else. Names hold no slash."""
+    if wanted is None or "/" not in wanted:
+        return wanted, ""
+    name, _, model = wanted.partition("/")
+    return name, model
+
+
 def check_no_fleet(context: Context, wanted: str | None, what: str, hint: str) -> None:
     """Raises ``UsageError`` where a fleet is meant, which ``what`` can't be done with."""
-    record = meant(context, wanted)
+    record = meant(context, apart(wanted)[0])
     if record is not None:
         raise UsageError(f"{record.name} is a fleet: {what}", hint=hint)
 

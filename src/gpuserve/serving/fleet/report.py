@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuserve.errors import GpuserveError, NotFound
+from gpuserve.errors import GpuserveError
 from gpuserve.serving.context import Context
 from gpuserve.serving.cost import Cost
 from gpuserve.serving.find import live
 from gpuserve.serving.fleet import daemon
 from gpuserve.serving.fleet.away.remote import away_state
-from gpuserve.serving.fleet.look import gateway_states
+from gpuserve.serving.fleet.look import gateway_states, no_fleet
 from gpuserve.serving.fleet.record import Record, known, load
 from gpuserve.serving.status import Report, inspect_all
 
@@ -95,7 +95,7 @@ def survey_fleets(context: Context, name: str | None = None) -> tuple[list[Fleet
     deployments, errors = live(context)
     names = {one.fleet or one.gateway_of for one in deployments} - {""} | {one.name for one in known()}
     if name is not None and name not in names:
-        raise NotFound(f"no fleet {name!r}", hint="gpuserve fleet status lists what there is")
+        raise no_fleet(context, name)
     chosen = sorted(names) if name is None else [name]
     mine = [one for one in deployments if one.fleet in chosen]
     gates = inspect_all(context, [one for one in deployments if one.gateway_of in chosen])

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from gpuserve.errors import Conflict, GpuserveError, NetworkError, UsageError
-from gpuserve.records import Deployment
+from gpuserve.records import GONE, Deployment
 from gpuserve.serving.context import Context
 from gpuserve.serving.down import Gone, delete
+from gpuserve.serving.events import Warned
 from gpuserve.serving.fleet.away.house import build, revive
 from gpuserve.serving.fleet.away.remote import Remote, as_remote, find_gate
-from gpuserve.serving.fleet.begin import FleetUp, FleetWish, check_enough, undo
+from gpuserve.serving.fleet.begin import FleetUp, FleetWish, check_enough, check_same, undo
 from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, members
 from gpuserve.serving.fleet.plans import check_fleet_name, replicas, until
-from gpuserve.serving.fleet.record import as_json, load
+from gpuserve.serving.fleet.record import Record, as_json, load
 from gpuserve.serving.plan import Plan
 from gpuserve.serving.share import hand_out
 from gpuserve.serving.up import Options
@@ -53,8 +55,12 @@ def up_away(context: Context, plan: Plan, wish: FleetWish, *, access: str, emit:
         raise Conflict(
             f"the gateway of {wish.name} is on this machine", hint=f"gpuserve fleet down {wish.name}, or another --name"
         )
-    there = [one for one in members(context, wish.name) if one.state == "started"]
-    found = find_gate(context, plan.name)
+    everyone = [one for one in members(context, wish.name) if one.state == "started"]
+    found = _gate(context, plan, wish.name, everyone)
+    if found is not None and found.access != access:
+        kept = f"the gateway is there with access {found.access!r}, and keeps it; see gpuserve share"
+        emit(wish.name, Warned(kept))
+    there = [one for one in everyone if one.served_model == plan.launch.served_model]
     remote = awake(as_remote(context, found)) if found else _built(context, plan, wish, access, emit)
     made: list[Raised] = []
     try:
@@ -69,10 +75,38 @@ def up_away(context: Context, plan: Plan, wish: FleetWish, *, access: str, emit:
             await_rotation(remote, [one.name for one in workers][: wish.min_ready] if there else came_up(made))
     except (GpuserveError, KeyboardInterrupt):
         undo(context, made, options)
-        if found is None and not there and not options.keep_failed:
+        if found is None and not everyone and not options.keep_failed:
             delete(context, [remote.gate])
         raise
     return FleetUp(handed_out(context, remote), tuple(workers), tuple(made), time.monotonic() - began)
+
+
+def _gate(context: Context, plan: Plan, name: str, there: Sequence[Deployment]) -> Deployment | None:
+    """The gateway's sandbox, if it is there already.
+
+    Raises:
+        Conflict: the name is a deployment's, or the fleet serves another model.
+    """
+    at_place = context.sandboxes(plan.place).find(name)
+    if at_place is not None and at_place.state not in GONE and at_place.gateway_of != name:
+        raise Conflict(f"{name} is a deployment", hint="choose another --name for the fleet")
+    found = find_gate(context, name)
+    launch = plan.launch
+    asked = Record(
+        name=name,
+        place=plan.place,
+        engine=launch.engine,
+        model=launch.model,
+        served_model=launch.served_model,
+        port=0,
+        injector_port=0,
+        metrics_port=0,
+        key="",
+        control_key="",
+    )
+    before = None if found is None else replace(asked, served_model=found.served_model)
+    check_same(asked, before, [*there, *([found] if found else [])])
+    return found
 
 
 def _built(context: Context, plan: Plan, wish: FleetWish, access: str, emit: EmitFor) -> Remote:

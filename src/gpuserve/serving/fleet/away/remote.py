@@ -141,14 +141,23 @@ class Remote(Record):
     # -- what new workers are asked for with -----------------------------------------------------------------------
 
     def noted(self, **values: Any) -> Remote:
-        """The fleet with other values of its record, written there. ``until`` also moves its gateway's own end."""
+        """The fleet with other values of its record, written there.
+
+        ``until`` also moves its gateway's own end, which comes no sooner than that of any worker.
+        """
         changed = replace(self, **values)
         if "until" in values:
-            seconds = None if changed.until is None else max(60, int(changed.until - time.time()))
+            ends = [changed.until, *(_end(one) for one in self.workers())]
+            known = [one for one in ends if one is not None]
+            seconds = None if len(known) < len(ends) else max(60, int(max(known) - time.time()))
             changed = replace(changed, gate=self.context.sandboxes(self.place).set_ttl(self.gate, seconds))
         if values.keys() & {"request", "facts"}:
             self.house.put(_as_order(changed), ORDER)
         return changed
+
+
+def _end(one: Deployment) -> float | None:
+    return None if one.expires_at is None else one.expires_at.timestamp()
 
 
 def noted(record: Record, **values: Any) -> Record:
