@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from e2e.fleetbench import Fleet, Told, fleet_of, shares
+from e2e.inside import inside
 from e2e.test_ci_contract import conforms
 from e2e.test_tools_engine import OPENING, TEMPLATE
 from e2e.usershell import QUICK, Shell, bring_up, make_shell
@@ -99,6 +100,25 @@ def test_commands_take_a_fleet_where_they_take_a_deployment(fleet: Fleet) -> Non
     logs = shell.run("logs", "real")
     assert logs.status == 4
     assert all(name in logs.err for name in fleet.asked["workers"])
+
+
+def test_what_a_fleet_is_not_is_told_with_a_way_on(fleet: Fleet) -> None:
+    """More of that, and what works: ``test_fleet_surfaces.py``."""
+    shell, worker = inside(fleet.shell), fleet.asked["workers"][0]
+    assert shell.ok("wait", "real", "--json").data["name"] == "real"
+    assert shell.ok("query", "hi", "--id", f"real/{fleet.model}", "--max-tokens", "4").out.strip()
+    for argv, status, hint in (
+        (("query", "hi", "--id", "real/other"), 4, f"there is real/{fleet.model}"),
+        (("share", "real", "--public", "on"), 2, "--gateway sandbox"),
+        (("share", "real", "--rotate-key"), 2, "--yes"),
+        (("fleet", "status", worker), 4, "name real instead"),
+        (("fleet", "remove", "real", "none"), 4, f"it has {', '.join(sorted(fleet.asked['workers']))}"),
+        (("fleet", "scale", "real", "0"), 2, "gpuserve fleet down real"),
+    ):
+        done = shell.run(*argv, "--json")
+        assert (done.status, hint in done.error["hint"]) == (status, True), done
+        assert "loads the model" not in done.error["message"]
+    assert fleet.rotation() == set(fleet.asked["workers"])
 
 
 def test_only_the_key_opens_the_gateway(fleet: Fleet) -> None:

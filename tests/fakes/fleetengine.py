@@ -58,11 +58,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         time.sleep(asked.get("delay", 0))
         if asked.get("stream"):
-            self.stream(asked.get("pieces", 3), asked.get("pause", 0))
+            usage = (asked.get("stream_options") or {}).get("include_usage", False)
+            self.stream(asked.get("pieces", 3), asked.get("pause", 0), usage=usage)
         else:
             self.say(200, self.answer(message={"role": "assistant", "content": ME}))
 
-    def stream(self, pieces: int, pause: float) -> None:
+    def stream(self, pieces: int, pause: float, *, usage: bool) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -71,6 +72,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.chunk(json.dumps(self.answer(delta={"content": f"{number} "})))
             time.sleep(pause)
         self.chunk(json.dumps(self.answer(delta={}, finish="stop")))
+        if usage:
+            tokens = {"prompt_tokens": 1, "completion_tokens": pieces, "total_tokens": pieces + 1}
+            self.chunk(json.dumps({**self.answer(delta={}), "choices": [], "usage": tokens}))
         self.chunk("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 

@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,15 +26,17 @@ from gpuserve.errors import NotFound, UsageError
 from gpuserve.proxy.injector import Injector
 from gpuserve.proxy.server import listen
 from gpuserve.proxy.upstream import Upstream, Way
-from gpuserve.records import Endpoint, ModelFacts, ServeRequest
+from gpuserve.records import FLEET_LABEL, GATEWAY_LABEL, Endpoint, ModelFacts, ServeRequest
 from gpuserve.serving.find import resolve
 from gpuserve.serving.fleet import record as records
 from gpuserve.serving.fleet.gateway import flags
 from gpuserve.serving.fleet.lost import may_have_ended
 from gpuserve.serving.fleet.member import FAILURES, FAILURES_IN_DOUBT, Member
+from gpuserve.serving.fleet.names import apart
 from gpuserve.serving.fleet.plans import check_fleet_name, replacement, replicas, until
 from gpuserve.serving.fleet.record import as_json, from_json, new_addresses
 from gpuserve.serving.plan import make_plan
+from gpuserve.serving.reap import idle_gate
 
 KEY, CONTROL = "fleet-key-of-the-gateway", "ctl-key-of-the-commands"
 # -- what is remembered ------------------------------------------------------------------------------------------------
@@ -336,3 +339,29 @@ def test_the_listener_is_not_the_injectors_to_close_for_good() -> None:
         held.close()
 
     asyncio.run(story())
+
+
+# -- what is meant, and what nobody needs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("f", ("f", "")), ("f/m", ("f", "m")), ("f/a/b", ("f", "a/b")), ("f/", ("f", "")), (None, (None, ""))],
+)
+def test_a_fleet_and_one_of_its_models_are_told_apart(typed: str | None, meant: tuple[str | None, str]) -> None:
+    assert apart(typed) == meant
+
+
+def test_a_gateway_without_workers_is_reaped_once_they_must_have_come() -> None:
+    now = datetime.now(UTC)
+    gate = replace(
+        worker("g"),
+        labels={GATEWAY_LABEL: "g"},
+        created_at=now - timedelta(minutes=16),
+        expires_at=now + timedelta(hours=1),
+    )
+    mine = replace(worker("g-1"), labels={FLEET_LABEL: "g"}, created_at=now)
+    assert idle_gate(gate, [gate], now) == "it is a gateway without any worker"
+    assert idle_gate(gate, [gate, mine], now) == ""
+    assert idle_gate(replace(gate, created_at=now), [gate], now) == ""
+    assert idle_gate(mine, [mine], now) == ""

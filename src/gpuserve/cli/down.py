@@ -64,9 +64,24 @@ def down(
         run.output.say("down", f"{name} was not there")
     if everything and not chosen:
         run.output.say("down", "nothing is live")
+    if not everything:
+        _tell_workers(run, [one for one in chosen if one.fleet and one.fleet not in fleets])
     ended = _end_fleets(run, fleets, or_go_on=everything)
     there = {one.sandbox_id for one in ended}
     _report(run, [*ended, *core.delete(run.context, [one for one in chosen if one.sandbox_id not in there])])
+
+
+def _tell_workers(run: Run, workers: Sequence[Deployment]) -> None:
+    """What follows for the fleets that these are workers of."""
+    from gpuserve.serving.fleet.record import load
+
+    for one in workers:
+        record = load(one.fleet)
+        again = "" if record is None or record.keep is None else f"; {one.fleet} starts another in its place"
+        run.output.warn(
+            f"{one.name} is a worker of {one.fleet}, and what it is asked is cut off: "
+            f"gpuserve fleet remove lets that end first{again}"
+        )
 
 
 def _fleets_here(context: Context) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,10 @@ def _unreachable(way: Way, error: aiohttp.ClientError) -> str:
     """No text of the error's own: it would name the address."""
     said = "the connection was closed without an answer"
     if isinstance(error, aiohttp.ClientConnectorError):
-        said = error.strerror or "no connection"
+        number = (
+            error.os_error.errno
+        )  # its text names the address, as asyncio writes it; a resolver's number is negative
+        said = os.strerror(number) if number is not None and number > 0 else "no connection"
     return f"{way.name} can't be reached: {said}"
 
 

@@ -45,7 +45,7 @@ def orphans(context: Context, older_than: int | None) -> tuple[list[Orphan], lis
     deployments, errors = live(context)
     now = datetime.now(UTC)
     found = {one.sandbox_id: reason for one in deployments if (reason := verdict(one, older_than, now))}
-    found |= {one.sandbox_id: reason for one in deployments if (reason := _idle_gate(one, deployments, now))}
+    found |= {one.sandbox_id: reason for one in deployments if (reason := idle_gate(one, deployments, now))}
     found |= _unused(context, [one for one in deployments if one.sandbox_id not in found])
     unclear = [one for one in deployments if one.sandbox_id not in found and may_lack_engine(one, now)]
     never, more = _never_started(context, unclear)
@@ -65,7 +65,7 @@ def verdict(one: Deployment, older_than: int | None, now: datetime) -> str:
     return f"it is {_age(one, now)} old and has no deadline" if left is None and age > FORGOTTEN else ""
 
 
-def _idle_gate(one: Deployment, deployments: Sequence[Deployment], now: datetime) -> str:
+def idle_gate(one: Deployment, deployments: Sequence[Deployment], now: datetime) -> str:
     """Why the gateway of a fleet has nothing to do; "" for anything else. It comes before its first worker."""
     if not one.gateway_of or (one.age(now) or 0.0) <= LAUNCH_GRACE or verdict(one, None, now):
         return ""
