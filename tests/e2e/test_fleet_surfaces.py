@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.fleetbench import SCRIPTED, Fleet, fleet_of, scripted_shell
+from e2e.fleetbench import SCRIPTED, Fleet, fleet_of, kill, scripted_shell
 from e2e.inside import Inside
 from e2e.test_ci_contract import conforms
-from e2e.usershell import Done, names
+from e2e.usershell import Done, eventually, names
 
 pytestmark = pytest.mark.slow
 PLANTED = "hf_plantedPlantedPlantedPlanted"
@@ -128,6 +128,8 @@ def test_a_gateway_on_this_machine_is_not_shared_with_others(shell: Heard, fleet
     status, message, hint = shell.refused("batch", "rows.txt", "--id", "f", "--in-sandbox", "-o", "never.jsonl")
     assert (status, "--in-sandbox" in hint) == (2, True)
     assert not (shell.home / "never.jsonl").exists()
+    signed = shell.run("connect", "f", "--via", "signed", "--", "true")
+    assert (signed.status, "--gateway sandbox" in signed.err) == (2, True)
 
 
 def test_another_key_for_the_gateway_loads_no_model_anew(shell: Heard, fleet: Fleet) -> None:
@@ -151,6 +153,7 @@ def several_models(shell: Heard, name: str, fresh: dict[str, Any]) -> None:
     """Another model joins, is asked for by its name, and leaves; ``fresh`` is how the fleet was handed off."""
     sandbox = shell.other()
     assert shell.refused("fleet", "status", "other")[1] == "other is a deployment, and no fleet"
+    assert shell.refused("query", "hi")[1] == f"several deployments are live: {', '.join(sorted((name, 'other')))}"
     assert shell.refused("fleet", "up", *SCRIPTED, "--name", "other", "--replicas", "1")[0] == 5
     for _ in range(2):  # who is in it already joins again: nothing changes
         conforms("fleet add", shell.ok("fleet", "add", name, "other", "--json").data)
@@ -178,6 +181,16 @@ def several_models(shell: Heard, name: str, fresh: dict[str, Any]) -> None:
 
 def test_a_fleet_of_two_models_is_asked_for_either(shell: Heard, fleet: Fleet) -> None:
     several_models(shell, "f", fleet.asked)
+
+
+def test_to_wait_for_a_worker_that_has_ended_says_so(shell: Heard, fleet: Fleet) -> None:
+    (lost,) = shell.ok("fleet", "scale", "f", "3", "--json").data["came"]
+    kill(fleet.engine(lost))
+    eventually(lambda: not fleet.workers()[lost]["in_rotation"])
+    status, message, hint = shell.refused("wait", "f")
+    assert (status, lost in message, f"fleet remove f {lost}" in hint) == (9, True, True)
+    shell.ok("fleet", "remove", "f", lost)
+    assert shell.ok("wait", "f", "--json").data["ready"]
 
 
 LONG = "a" * 59

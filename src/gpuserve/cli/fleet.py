@@ -235,6 +235,8 @@ def roll(
             drain=parse_duration(drain),
         )
     tell_changed(run, name, done)
+    if not done.came:
+        run.output.say("fleet", f"{name} has no workers of its own to replace; new ones will be as was asked")
 
 
 def _altered(plan: Plan, image: str | None, extra: list[str] | None) -> Plan:

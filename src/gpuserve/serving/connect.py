@@ -19,6 +19,7 @@ from gpuserve.records import Deployment, Endpoint
 from gpuserve.sandboxes.manager import SignedLink
 from gpuserve.serving.child import find_program, run_child
 from gpuserve.serving.context import Context
+from gpuserve.serving.fleet.names import check_no_fleet
 from gpuserve.serving.reach import reach, reach_fresh
 
 #: Seconds for which a signed URL is made where ``connect`` goes through one; it is renewed before they are over.
@@ -138,6 +139,8 @@ def _is_stale(endpoint: Endpoint) -> bool:
 
 
 def _signed_way(context: Context, wanted: str | None) -> tuple[Deployment, Way, Callable[[], None]]:
+    hint = "leave --via out; fleet up --gateway sandbox puts the gateway where such a URL leads"
+    check_no_fleet(context, wanted, "its gateway is on this machine, and needs no signed URL", hint)
     deployment, known = reach_fresh(context, wanted)
     sandboxes = context.sandboxes(deployment.place)
     made: list[SignedLink] = []

@@ -76,14 +76,14 @@ def extend_fleet(context: Context, name: str, seconds: int | None) -> list[Deplo
     Raises:
         GpuserveError: a worker's deadline couldn't be moved; the first one's error, once all others' were.
     """
-    there = members(context, name)
-    if not there:
-        raise NotFound(f"{name} has no workers", hint=f"gpuserve fleet status {name}")
     record = load(name)
     gate = find_gate(context, name) if record is None else None
+    there = [*members(context, name), *([gate] if gate else [])]
+    if not there:
+        raise NotFound(f"{name} has no workers", hint=f"gpuserve fleet status {name}")
     changed: list[Deployment] = []
     errors: list[GpuserveError] = []
-    for one in [*there, *([gate] if gate else [])]:
+    for one in there:
         try:
             changed.append(extend(context, one.sandbox_id, seconds))
         except GpuserveError as error:

@@ -60,7 +60,10 @@ def _only(known: Sequence[Deployment]) -> Deployment:
     if len(gates) == 1 and {one.fleet for one in known if one not in gates} <= {gates[0].gateway_of}:
         return gates[0]  # all else that lives are the workers of its fleet
     if len(known) > 1:
-        raise Conflict(f"several deployments are live: {_names(known)}", hint="name one of them")
+        apart = sorted({one.fleet or one.name for one in known})
+        if len(apart) == 1:
+            raise Conflict(f"what is live are the workers of {apart[0]}: {_names(known)}", hint=_fleet_hint(apart[0]))
+        raise Conflict(f"several deployments are live: {', '.join(apart)}", hint="name one of them")
     return known[0]
 
 

@@ -46,7 +46,7 @@ def _all_in_rotation(context: Context, record: Record, deadline: float) -> None:
     while True:
         _check_runs(record)
         there = members(context, record.name)
-        served = in_rotation(record)
+        served = in_rotation(record) & _well(record)
         missing = [one for one in there if one.name not in served]
         if there and not missing:
             return
@@ -60,6 +60,14 @@ def _all_in_rotation(context: Context, record: Record, deadline: float) -> None:
                 hint=f"wait again, or raise --timeout; gpuserve fleet status {record.name}",
             )
         time.sleep(_STEP)
+
+
+def _well(record: Record) -> set[str]:
+    """Those that answer, by the word of who looks after them: the gateway learns of it a little later."""
+    try:
+        return {str(row["name"]) for row in daemon.ask(record, "status")["workers"] if row["in_rotation"]}
+    except NetworkError:  # it is being started again
+        return set()
 
 
 def _check_runs(record: Record) -> None:
