@@ -122,9 +122,7 @@ def _unreachable(way: Way, error: aiohttp.ClientError) -> str:
     """No text of the error's own: it would name the address."""
     said = "the connection was closed without an answer"
     if isinstance(error, aiohttp.ClientConnectorError):
-        number = (
-            error.os_error.errno
-        )  # its text names the address, as asyncio writes it; a resolver's number is negative
+        number = error.os_error.errno  # a resolver's is negative
         said = os.strerror(number) if number is not None and number > 0 else "no connection"
     return f"{way.name} can't be reached: {said}"
 
