@@ -21,6 +21,7 @@ from engine_models import default_place
 
 from e2e.usershell import Done, Shell, eventually, make_shell, names
 from gpuserve import engines
+from gpuserve.serving.plan import is_taken
 
 PLACE = default_place()
 PLAIN, THINKING = sglang_env.models(PLACE)
@@ -80,7 +81,8 @@ def forms(booted: Done) -> dict[str, Any]:
 def thinking(shell: Shell, forms: dict[str, Any]) -> dict[str, Any]:
     """A deployment with a reasoning parser; the first one is gone by then, since both want the same two cores."""
     shell.run("down", "forms")
-    done = up(shell, "thinks", THINKING, "--engine-arg=--reasoning-parser=qwen3", "--json")
+    high = next(port for port in range(55_600, 65_000) if not is_taken(port))  # SGLang adds 10,000 for its gRPC
+    done = up(shell, "thinks", THINKING, "--engine-arg=--reasoning-parser=qwen3", "--port", str(high), "--json")
     assert done.status == 0, done
     handed: dict[str, Any] = done.data
     return handed

@@ -409,3 +409,13 @@ def test_a_fast_boot_does_not_fork_where_vllm_would_refuse_to_start() -> None:
     made = plan("vllm", "Qwen/Qwen3-8B", "--mm-tensor-ipc=torch_shm", fast_boot=True)
     assert FORK not in made.env
     assert made.env[RUNNER] == "0"
+
+
+@pytest.mark.parametrize(("port", "wanted"), [(30_000, None), (55_535, None), (55_536, "45536"), (60_999, "50999")])
+def test_sglang_finds_a_port_for_its_grpc_wherever_it_listens(port: int, wanted: str | None) -> None:
+    assert plan("sglang", "Qwen/Qwen3-8B", port=port).env.get("SGLANG_GRPC_PORT") == wanted
+
+
+def test_the_users_port_for_sglangs_grpc_stands() -> None:
+    made = plan("sglang", "Qwen/Qwen3-8B", port=60_000, env={"SGLANG_GRPC_PORT": "1234"})
+    assert made.env["SGLANG_GRPC_PORT"] == "1234"

@@ -16,6 +16,8 @@ _EFFORTS = ("none", "low", "medium", "high", "max")
 #: The configuration file that carries its key, as the shell writes it.
 _CONFIG = '"${HOME:-/tmp}"/.gpuserve-sglang.yaml'
 
+_GRPC_ABOVE, _LAST_PORT = 10_000, 65_535
+
 
 class SGLang:
     """Plans, reads and diagnoses ``python3 -m sglang.launch_server``."""
@@ -63,7 +65,9 @@ class SGLang:
         if request.revision:
             flags.add("--revision", request.revision)
         program = ("python3", "-m", "sglang.launch_server", "--model-path", request.model)
-        return _launch.finish(self, request, facts, program=program, flags=flags, health_path="/health_generate")
+        return _launch.finish(
+            self, request, facts, program=program, flags=flags, health_path="/health_generate", env=_grpc(request.port)
+        )
 
     def read(self, line: str) -> BootFact | None:
         """What one line of SGLang's log says of its boot."""
@@ -101,6 +105,14 @@ class SGLang:
         if wanted.kind == "schema":
             return {"json_schema": json.dumps(wanted.document)}
         return self.constraint_body(wanted)
+
+
+def _grpc(port: int) -> dict[str, str]:
+    """A port for SGLang's gRPC, which nobody asked for, where its own choice is none.
+
+    0.5.12.post1 checks it though it is off: without this variable it is ``--port`` plus 10,000, at most 65,535.
+    """
+    return {} if port + _GRPC_ABOVE <= _LAST_PORT else {"SGLANG_GRPC_PORT": str(port - _GRPC_ABOVE)}
 
 
 _LINES = (
