@@ -96,8 +96,8 @@ def running(count: int, service: float, slots: int) -> Iterator[Bench]:
     """``count`` workers behind injector and gateway."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*argv: str, told: str = "") -> subprocess.Popen[str]:
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start(*argv: str, told: str = "", inherited: tuple[int, ...] = ()) -> subprocess.Popen[str]:
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, pass_fds=inherited)
         started.append(process)
         assert process.stdin is not None
         process.stdin.write(told)
@@ -116,8 +116,11 @@ def running(count: int, service: float, slots: int) -> Iterator[Bench]:
         with tempfile.TemporaryDirectory() as directory:
             urls = [{"url": f"http://127.0.0.1:{record.injector_port}/w/w{number}"} for number in range(count)]
             Path(directory, MANIFEST).write_text(json.dumps({"version": 1, "workers": urls}))
-            told = json.dumps({"flags": flags(record, Path(directory)), "key": record.key})
-            gateway = start(sys.executable, "-m", "gpuserve.serving.fleet.gateway", told=told)
+            listener = listen(record.port)
+            number, wanted = listener.fileno(), flags(record.metrics_port, Path(directory))
+            told = json.dumps({"flags": wanted, "key": record.key, "listener": number, "inner": "127.0.0.1"})
+            gateway = start(sys.executable, "-m", "gpuserve.serving.fleet.gateway", told=told, inherited=(number,))
+            listener.close()
             asyncio.run(_ready(record, count))
             yield Bench(workers, record, psutil.Process(injector.pid), psutil.Process(gateway.pid))
     finally:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 import psutil
+import pytest
 
 from e2e.usershell import Shell, eventually, make_shell
 from fakes import fleetengine
@@ -143,6 +144,13 @@ def scripted_shell(directory: Path) -> Iterator[Shell]:
         for left in (shell.home / "state" / "gpuserve" / "fleets").glob("*"):  # a failed test's
             shell.run("fleet", "down", left.name, "--drain", "0s")
         shell.ok("host", "stop")
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A shell whose fleets are scripted, for the module that imports this name."""
+    with scripted_shell(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
 
 
 @contextmanager

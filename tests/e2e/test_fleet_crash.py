@@ -13,19 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from e2e.fleetbench import SCRIPTED, Crowd, Fleet, ask, customers, fleet_of, kill, report, scripted_shell
+from e2e.fleetbench import SCRIPTED, Crowd, Fleet, ask, customers, fleet_of, kill, report
+from e2e.fleetbench import shell as shell  # a fixture
 from e2e.scriptedmodel import client
 from e2e.usershell import Shell, eventually
 
 pytestmark = pytest.mark.slow
 #: A worker of such a size boots for as long as a command needs to be killed meanwhile.
 SLOW_BOOT = "host/fault=slow-boot=15"
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with scripted_shell(tmp_path_factory.mktemp("fleet")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

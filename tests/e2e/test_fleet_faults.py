@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.fleetbench import SCRIPTED, Crowd, Fleet, ask, customers, fleet_of, kill, scripted_shell, shares
+from e2e.fleetbench import SCRIPTED, Crowd, Fleet, ask, customers, fleet_of, kill, shares
+from e2e.fleetbench import shell as shell  # a fixture
 from e2e.usershell import Shell, eventually
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with scripted_shell(tmp_path_factory.mktemp("fleet")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,11 @@ from pathlib import Path
 import pytest
 
 from e2e.fleetbench import SCRIPTED, UGLY, Crowd, Fleet, ask, customers, fleet_of, kill, report, scripted_shell
+from e2e.fleetbench import shell as shell  # a fixture
 from e2e.usershell import Shell, eventually
 
 pytestmark = pytest.mark.slow
 TOKENS: set[str] = set()
-
-
-@pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    with scripted_shell(tmp_path_factory.mktemp("fleet")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
-#: Seconds before a child that ended is started again: the first time, and at most.
-_PAUSES = (0.05, 10.0)
-#: A child that lived that long ended for another reason than the time before.
-_SETTLED = 20.0
+#: Seconds before a child is started again that ended soon after its start: the first time, and at most.
+_PAUSES = (0.1, 10.0)
+#: A child that lived that long ended for another reason than the time before, and is started again at once.
+_SETTLED = 10.0
+#: Seconds between two looks at children whose end nothing told of.
+_LOOK = 0.1
 #: A child's exit status once there is nothing left to do: all ends then.
 OVER = 77
 #: Seconds that children get to end.
@@ -30,7 +34,7 @@ class Child:
     inherited: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
-    pause: float = _PAUSES[0]
+    pause: float = 0.0
     not_before: float = 0.0
 
     def tend(self) -> None:
@@ -40,7 +44,8 @@ class Child:
             print(f"{self.name} ended with {self.process.returncode}", flush=True)  # noqa: T201  # the daemon's log
             if self.process.returncode == OVER:
                 raise _Stop
-            self.pause = _PAUSES[0] if now - self.began > _SETTLED else min(self.pause * 2, _PAUSES[1])
+            settled = now - self.began > _SETTLED
+            self.pause = 0.0 if settled else min(max(self.pause * 2, _PAUSES[0]), _PAUSES[1])
             self.not_before, self.process = now + self.pause, None
         if self.process is None and now >= self.not_before:
             self.began = now
@@ -73,20 +78,29 @@ def _stop(_: int, __: FrameType | None) -> None:
 
 
 def mind_signals() -> None:
-    """From now on SIGTERM ends ``tend``, and what a terminal sends ends nothing."""
+    """From now on SIGTERM ends ``tend``, a child's end wakes it, and what a terminal sends ends nothing."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler it would wake nobody
 
 
 def tend(children: Sequence[Child]) -> None:
     """Keeps ``children`` alive until SIGTERM, or until one says that all is over; then ends them, the last first."""
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno())
     try:
         while True:
             for child in children:
                 child.tend()
-            time.sleep(0.1)
+            if select.select([heard], [], [], _LOOK)[0]:
+                heard.recv(4096)
     except _Stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for child in reversed(children):
             child.end()
+    finally:
+        signal.set_wakeup_fd(-1)
+        heard.close()
+        told.close()

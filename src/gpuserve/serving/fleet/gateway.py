@@ -1,24 +1,29 @@
-"""The gateway's process: smg, an existing gateway, with flags that keep it on this machine's loopback.
+"""The gateway's process: smg, an existing gateway, with flags that keep it on this machine's loopback, and its door.
 
     python -m gpuserve.serving.fleet.gateway
 
-It reads its flags and the key that clients must show from its standard input: a key on a command line is everybody's.
+From its standard input it reads its flags, the key that clients must show (a key on a command line is everybody's), the
+number of the socket that clients connect to, which it inherits, and the host where smg is to listen behind that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 from gpuserve.errors import UsageError
+from gpuserve.serving.fleet.door import Door, await_workers
 
 MANIFEST = "workers.json"
+#: Seconds for the last bytes of what smg answered before it ended.
+_GRACE = 1.0
 
 
 def check_installed() -> None:
@@ -27,23 +32,10 @@ def check_installed() -> None:
         raise UsageError("a fleet needs the gateway smg, which isn't installed", hint="pip install 'gpuserve[gateway]'")
 
 
-class Ports(Protocol):
-    """Where smg listens."""
-
-    @property
-    def port(self) -> int:
-        """For clients."""
-
-    @property
-    def metrics_port(self) -> int:
-        """For its counters."""
-
-
-def flags(ports: Ports, directory: Path, *, metrics_host: str = "127.0.0.1") -> list[str]:
-    """smg's flags for a fleet. What isn't said here is its default (smg 1.13.0)."""
+def flags(metrics_port: int, directory: Path, *, metrics_host: str = "127.0.0.1") -> list[str]:
+    """smg's flags for a fleet but for where it listens. What isn't said here is its default (smg 1.13.0)."""
     return [
-        *("--host", "127.0.0.1", "--port", str(ports.port)),
-        *("--prometheus-host", metrics_host, "--prometheus-port", str(ports.metrics_port)),
+        *("--prometheus-host", metrics_host, "--prometheus-port", str(metrics_port)),
         *("--discovery-provider", "file", "--discovery-file", str(directory / MANIFEST)),
         *("--discovery-check-interval-secs", "2", "--worker-startup-check-interval", "1"),
         # With the default of 64, a small fleet's first worker would get nearly all (measured).
@@ -65,9 +57,28 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     from smg.launch_router import launch_router, parse_router_args
 
-    arguments = parse_router_args(told["flags"])
+    inner = (str(told["inner"]), _free_port(told["inner"]))
+    arguments = parse_router_args([*told["flags"], "--host", inner[0], "--port", str(inner[1])])
     arguments.api_key = told["key"]
+    door = Door(socket.socket(fileno=int(told["listener"])), inner)
+    manifest = Path(arguments.discovery_file)
+    threading.Thread(target=_keep, args=(door, arguments.api_key, manifest), daemon=True).start()
     launch_router(arguments)
+    door.emptied(_GRACE)
+
+
+def _keep(door: Door, key: str, manifest: Path) -> None:
+    try:
+        await_workers(door.inner, key, manifest)
+        asyncio.run(door.keep())
+    finally:
+        os._exit(1)  # a gateway that nobody reaches is started again
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _end_with_parent(parent: int) -> None:

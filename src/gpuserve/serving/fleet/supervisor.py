@@ -57,18 +57,21 @@ def _take(file: int) -> None:
 def _tend(name: str, place: Path, settings: Mapping[str, object]) -> None:
     record = load(name)
     assert record is not None
-    # The injector's port is held here: what comes while the keeper is being started again waits, and isn't refused.
-    listener = listen(record.injector_port)
-    number = listener.fileno()
-    told = {"name": name, "settings": settings, "listener": number}
-    keeper = Child("keeper", _module("gpuserve.serving.fleet.keeper"), told, (number,))
-    gateway = Child(
-        "gateway", _module("gpuserve.serving.fleet.gateway"), {"flags": flags(record, place), "key": record.key}
-    )
-    try:
-        tend([keeper, gateway])
-    finally:
-        listener.close()
+    # The ports are held here: what comes while a child is being started again waits, and isn't refused.
+    with listen(record.injector_port) as inside, listen(record.port) as outside:
+        told = {"name": name, "settings": settings, "listener": inside.fileno()}
+        served = {"flags": flags(record.metrics_port, place), "key": record.key, "listener": outside.fileno()}
+        tend(
+            [
+                Child("keeper", _module("gpuserve.serving.fleet.keeper"), told, (inside.fileno(),)),
+                Child(
+                    "gateway",
+                    _module("gpuserve.serving.fleet.gateway"),
+                    {**served, "inner": "127.0.0.1"},
+                    (outside.fileno(),),
+                ),
+            ]
+        )
 
 
 def _module(name: str) -> list[str]:

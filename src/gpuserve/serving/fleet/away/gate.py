@@ -20,11 +20,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpuserve.client.transport import open_client
 from gpuserve.errors import UsageError
 from gpuserve.proxy.injector import Injector
+from gpuserve.proxy.server import listen
 from gpuserve.proxy.upstream import Upstream
 from gpuserve.serving.fleet import gateway
 from gpuserve.serving.fleet.away.roster import ROSTER, STATUS, Roster, read
@@ -147,28 +148,23 @@ def main() -> None:
         _keep(asked.port)
 
 
-class _Ports(NamedTuple):
-    port: int
-    metrics_port: int
-
-
 def _keep(port: int) -> None:
     folder, key = Path.cwd(), _key()
     mind_signals()
-    # Held here, as a fleet's supervisor does: what comes while the injector starts again waits.
-    with _listener() as listener, _listener() as spare:
+    # Held here, as a fleet's supervisor does: what comes while a child starts again waits.
+    with listen(port) as outside, _listener() as inside, _listener() as spare:
         host, metrics_port = spare.getsockname()
         spare.close()
-        number = listener.fileno()
-        told = {"folder": str(folder), "listener": number, "key": key, "port": port}
-        wanted = gateway.flags(_Ports(port, metrics_port), folder, metrics_host=host)
+        told = {"folder": str(folder), "listener": inside.fileno(), "key": key, "port": port}
+        wanted = gateway.flags(metrics_port, folder, metrics_host=host)
+        served = {"flags": wanted, "key": key, "listener": outside.fileno(), "inner": host}
         if not (folder / gateway.MANIFEST).exists():
             write_private(folder / gateway.MANIFEST, '{"version":1,"workers":[]}')
         program = [sys.executable, sys.argv[0]]
         tend(
             [
-                Child("injector", [*program, "injector"], told, (number,)),
-                Child("smg", [*program, "smg"], {"flags": wanted, "key": key}),
+                Child("injector", [*program, "injector"], told, (inside.fileno(),)),
+                Child("smg", [*program, "smg"], served, (outside.fileno(),)),
             ]
         )
 

@@ -14,7 +14,7 @@ _MODULES = (
     *("errors", "records", "redaction", "durations"),
     *("client.faults", "client.health", "client.transport"),
     "sandboxes.labels",
-    *("serving.fleet.children", "serving.fleet.files", "serving.fleet.gateway"),
+    *("serving.fleet.children", "serving.fleet.door", "serving.fleet.files", "serving.fleet.gateway"),
     *("serving.fleet.member", "serving.fleet.watch"),
     *("serving.fleet.away.gate", "serving.fleet.away.roster"),
 )
