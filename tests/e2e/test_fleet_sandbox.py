@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from e2e.fleetbench import Crowd, Fleet
+from e2e.fleetclients import Clients
 from e2e.scriptedmodel import client
 from e2e.test_ci_contract import conforms
 from e2e.usershell import PROGRAM, QUICK, Shell, eventually, make_shell
@@ -72,6 +73,13 @@ class Away:
             except psutil.Error:
                 continue
         return list({one.pid: one for one in found}.values())
+
+    def smg(self) -> psutil.Process:
+        """smg's process in the gateway's sandbox."""
+        inside = self.inside()
+        here = {one.pid for one in inside}
+        (found,) = [one for one in inside if one.ppid() in here and "injector" not in one.cmdline()]
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +243,32 @@ def test_a_gateway_that_ended_is_started_with_its_key(away: Away) -> None:
     conforms("fleet start", data)
     assert data["api_key"] == away.fleet.key
     eventually(lambda: away.chat().status_code == 200)
+
+
+@pytest.mark.slow
+def test_whoever_asks_again_as_usual_loses_nothing_when_smg_is_killed(away: Away) -> None:
+    """Through the platform's preview proxy, which answers 502 for what was in smg's hands: that is asked again."""
+    told = away.home / ".gpuserve-gateway" / "status.json"
+
+    def workers() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(told.read_text())["workers"]
+        return found
+
+    async def story() -> None:
+        asked = {"max_tokens": 12, "temperature": 0}
+        async with asyncio.timeout(240), Clients(away.fleet, whole=3, streams=3, asked=asked) as crowd:
+            for _ in range(2):
+                await crowd.more(6)
+                smg = await asyncio.to_thread(away.smg)
+                await asyncio.to_thread(eventually, lambda: sum(one["in_flight"] for one in workers()) > 1, every=0.01)
+                smg.kill()
+                await asyncio.to_thread(eventually, lambda: not smg.is_running(), every=0.01)  # noqa: B023
+                await asyncio.to_thread(eventually, lambda: {one["gateway"] for one in workers()} == {"ready"})
+            await crowd.more(6)
+        print(f"\nsmg killed twice in a sandbox: {crowd.toll}")  # noqa: T201  # the numbers
+        assert (crowd.toll.lost, crowd.toll.short) == ([], [])
+
+    asyncio.run(story())
 
 
 @pytest.mark.slow
