@@ -63,6 +63,12 @@ class Gate:
         """Waits until smg sends requests to just these."""
         return self.said(lambda told: {one["name"] for one in told["workers"] if one["gateway"] == "ready"} == {*names})
 
+    def child(self, role: str) -> psutil.Process:
+        """One of the two that the program keeps alive: ``injector`` or ``smg``."""
+        children = psutil.Process(self.process.pid).children()
+        (found,) = [one for one in children if (role == "injector") == ("injector" in one.cmdline())]
+        return found
+
     def ask(self, key: str = KEY, **more: Any) -> httpx.Response:
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
         return httpx.post(url, json=BODY | more, headers={"Authorization": f"Bearer {key}"}, timeout=30)
@@ -159,26 +165,33 @@ def test_a_file_that_is_no_good_changes_nothing(gate: Gate, text: str) -> None:
     assert gate.ask().status_code == 200
 
 
+def test_a_gateway_that_is_told_to_end_ends_what_it_has_begun(gate: Gate) -> None:
+    gate.tell("end", gate.entry("a"))
+    gate.ready("a")
+    url, headers = f"http://127.0.0.1:{gate.port}/v1/chat/completions", {"Authorization": f"Bearer {KEY}"}
+    asked = BODY | {"stream": True, "pieces": 12, "pause": 0.1}
+    with httpx.stream("POST", url, json=asked, headers=headers, timeout=30) as answer:
+        lines = answer.iter_lines()
+        first = next(lines)
+        smg = gate.child("smg")
+        smg.terminate()
+        rest = [first, *lines]
+    assert [line for line in rest if line][-1] == "data: [DONE]"
+    assert sum("content" in line for line in rest) == 12
+    eventually(lambda: not smg.is_running(), every=0.05)
+    assert gate.ask().status_code == 200  # and is started again
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("child", ["injector", "smg"])
 def test_a_child_that_is_killed_is_back_with_all_its_workers(gate: Gate, child: str) -> None:
     gate.tell(child, gate.entry("a"), gate.entry("b"))
     gate.ready("a", "b")
-    children = psutil.Process(gate.process.pid).children()
-    (victim,) = [one for one in children if (child == "injector") == ("injector" in one.cmdline())]
+    victim = gate.child(child)
     victim.kill()
     eventually(lambda: not victim.is_running())
-    if child == "injector":  # what comes meanwhile waits
-        assert gate.ask().status_code == 200
-    eventually(lambda: _answers(gate))
+    assert gate.ask().status_code == 200  # what comes meanwhile waits
     gate.ready("a", "b")
-
-
-def _answers(gate: Gate) -> bool:
-    try:
-        return gate.ask().status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_nothing_secret_is_where_others_look(gate: Gate) -> None:

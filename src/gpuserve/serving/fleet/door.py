@@ -13,7 +13,7 @@ import socket
 import time
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 #: Seconds after which the door opens although a worker that is well isn't known to the gateway.
@@ -30,18 +30,22 @@ class Door:
         self.inner = inner
         self.passing = 0
         self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: asyncio.Server | None = None
 
     async def keep(self) -> None:
-        """Serves for ever."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Outer(self), sock=self._listener, backlog=_BACKLOG)
-        await server.serve_forever()
+        """Serves for ever; after ``shut`` only whoever is inside already."""
+        self._loop = asyncio.get_running_loop()
+        self._server = await self._loop.create_server(lambda: _Outer(self), sock=self._listener, backlog=_BACKLOG)
+        try:
+            await self._loop.create_future()
+        finally:
+            self._server.close()
 
-    def emptied(self, within: float) -> None:
-        """Returns once no connection is open, or after ``within`` seconds."""
-        deadline = time.monotonic() + within
-        while self.passing and time.monotonic() < deadline:
-            time.sleep(_STEP)
+    def shut(self) -> None:
+        """Lets nobody in any more. May be called from any thread."""
+        if self._server is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._server.close)
 
 
 class _Side(asyncio.Protocol):
@@ -119,17 +123,28 @@ def await_workers(inner: tuple[str, int], key: str, manifest: Path, *, patience:
         time.sleep(_STEP)
 
 
+def busy(inner: tuple[str, int], key: str) -> bool:
+    """Whether a worker owes the gateway at ``inner`` an answer, or the end of one."""
+    return any(one.get("load") for one in _workers(inner, key) or ())
+
+
 def _listed(manifest: Path) -> set[str]:
     return {one["url"] for one in json.loads(manifest.read_text(encoding="utf-8"))["workers"]}
 
 
 def _known(inner: tuple[str, int], key: str) -> set[str] | None:
     """The addresses of the workers that the gateway sends requests to; None if it doesn't answer."""
+    found = _workers(inner, key)
+    return None if found is None else {one["url"] for one in found if one["status"] == "ready"}
+
+
+def _workers(inner: tuple[str, int], key: str) -> list[dict[str, Any]] | None:
     host, port = inner
     status, text = _get(host, port, "/workers", {"Authorization": f"Bearer {key}"})
     if status != 200:
         return None
-    return {one["url"] for one in json.loads(text)["workers"] if one["status"] == "ready"}
+    found: list[dict[str, Any]] = json.loads(text)["workers"]
+    return found
 
 
 def _well(url: str) -> bool:

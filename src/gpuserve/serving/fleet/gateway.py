@@ -11,19 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from gpuserve.errors import UsageError
-from gpuserve.serving.fleet.door import Door, await_workers
+from gpuserve.serving.fleet.door import Door, await_workers, busy
 
 MANIFEST = "workers.json"
-#: Seconds for the last bytes of what smg answered before it ended.
-_GRACE = 1.0
+#: Seconds for what is under way when it is told to end, and between two looks at that.
+_GRACE, _STEP = 5.0, 0.05
 
 
 def check_installed() -> None:
@@ -46,25 +48,40 @@ def flags(metrics_port: int, directory: Path, *, metrics_host: str = "127.0.0.1"
         *("--health-failure-threshold", "3", "--health-success-threshold", "1", "--no-remove-unhealthy-workers"),
         *("--disable-circuit-breaker", "--worker-stall-secs", "15", "--upstream-pool-idle-timeout-secs", "15"),
         *("--retry-max-retries", "12", "--retry-initial-backoff-ms", "50", "--retry-max-backoff-ms", "1000"),
-        *("--request-timeout-secs", "86400", "--shutdown-grace-period-secs", "5"),
+        *("--request-timeout-secs", "86400"),
         *("--log-level", "error", "--disable-tokenizer-autoload"),
     ]
 
 
 def main() -> None:
     """Serves until SIGTERM, or until the process that started it is gone."""
+    # smg would go on listening for half of its time to end, for load balancers to notice. Here the door is shut.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     told = json.load(sys.stdin)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _thread(_end_with_parent, os.getppid())
     from smg.launch_router import launch_router, parse_router_args
 
     inner = (str(told["inner"]), _free_port(told["inner"]))
     arguments = parse_router_args([*told["flags"], "--host", inner[0], "--port", str(inner[1])])
     arguments.api_key = told["key"]
     door = Door(socket.socket(fileno=int(told["listener"])), inner)
-    manifest = Path(arguments.discovery_file)
-    threading.Thread(target=_keep, args=(door, arguments.api_key, manifest), daemon=True).start()
+    _thread(_keep, door, arguments.api_key, Path(arguments.discovery_file))
+    _thread(_end_when_told, door, arguments.api_key)
     launch_router(arguments)
-    door.emptied(_GRACE)
+
+
+def _thread(call: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=call, args=args, daemon=True).start()
+
+
+def _end_when_told(door: Door, key: str) -> None:
+    signal.sigwait({signal.SIGTERM})
+    door.shut()
+    deadline = time.monotonic() + _GRACE
+    while door.passing and busy(door.inner, key) and time.monotonic() < deadline:
+        time.sleep(_STEP)
+    time.sleep(_STEP)  # for the last bytes
+    os._exit(0)
 
 
 def _keep(door: Door, key: str, manifest: Path) -> None:
