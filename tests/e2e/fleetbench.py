@@ -19,6 +19,7 @@ import aiohttp
 import psutil
 import pytest
 
+from e2e.scriptedmodel import client
 from e2e.usershell import Shell, eventually, make_shell
 from fakes import fleetengine
 
@@ -165,7 +166,7 @@ def fleet_of(shell: Shell, name: str, *argv: str) -> Iterator[Fleet]:
         shell.ok("fleet", "down", name, "--drain", "0s", "--ignore-not-found")
     assert not [one for one in mine if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert not (shell.home / "state" / "gpuserve" / "fleets" / name).exists()
-    assert shell.live() == []
+    assert [one.name for one in client(shell).list()] == []
 
 
 def kill(processes: list[psutil.Process], number: int = signal.SIGKILL) -> None:
