@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,20 +167,19 @@ def test_a_file_that_is_no_good_changes_nothing(gate: Gate, text: str) -> None:
 
 
 def test_a_gateway_that_is_told_to_end_ends_what_it_has_begun(gate: Gate) -> None:
-    gate.tell("end", gate.entry("a"))
-    gate.ready("a")
-    url, headers = f"http://127.0.0.1:{gate.port}/v1/chat/completions", {"Authorization": f"Bearer {KEY}"}
-    asked = BODY | {"stream": True, "pieces": 12, "pause": 0.1}
-    with httpx.stream("POST", url, json=asked, headers=headers, timeout=30) as answer:
-        lines = answer.iter_lines()
-        first = next(lines)
+    gate.tell("end", gate.entry("b"))
+    gate.ready("b")
+    with ThreadPoolExecutor() as pool:
+        whole = pool.submit(gate.ask, delay=1.5)
+        streamed = pool.submit(gate.ask, stream=True, pieces=15, pause=0.1)
+        gate.said(lambda told: sum(one["in_flight"] for one in told["workers"]) == 2)
         smg = gate.child("smg")
         smg.terminate()
-        rest = [first, *lines]
-    assert [line for line in rest if line][-1] == "data: [DONE]"
-    assert sum("content" in line for line in rest) == 12
+    assert whole.result().json()["choices"][0]["message"]["content"] == "id-b"
+    lines = [line for line in streamed.result().text.splitlines() if line]
+    assert (lines[-1], sum("content" in line for line in lines)) == ("data: [DONE]", 15)
     eventually(lambda: not smg.is_running(), every=0.05)
-    assert gate.ask().status_code == 200  # and is started again
+    assert gate.ask().status_code == 200  # it is started again
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,8 @@ def _keep(door: Door, key: str, manifest: Path) -> None:
         await_workers(door.inner, key, manifest)
         asyncio.run(door.keep())
     finally:
+        traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)  # a gateway that nobody reaches is started again
 
 
