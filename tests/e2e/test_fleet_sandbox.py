@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from daytona import Sandbox
 
 PLANTED = "hf_plantedPlantedPlantedPlanted"
-UP = ("fleet", "up", *QUICK, "--name", "away", "--replicas", "1", "--gateway", "sandbox", "--json")
+UP = ("fleet", "up", *QUICK, "--name", "away", "--replicas", "2", "--gateway", "sandbox", "--json")
 
 
 @dataclass
@@ -65,10 +65,10 @@ class Away:
 
     def inside(self) -> list[psutil.Process]:
         """The processes of the gateway's sandbox."""
-        found = []
+        found, gate = [], self.gate.id
         for one in psutil.process_iter():
             try:
-                if "gpuserve-gateway.pyz" in one.cmdline() and one.environ()["DAYTONA_SANDBOX_ID"] == self.gate.id:
+                if "gpuserve-gateway.pyz" in one.cmdline() and one.environ()["DAYTONA_SANDBOX_ID"] == gate:
                     found += [one, *one.children(recursive=True)]
             except psutil.Error:
                 continue
@@ -99,14 +99,6 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Away]:
         assert platform.processes() == []
     finally:
         platform.ok("host", "stop")  # with all that a failed test left
-
-
-@pytest.fixture
-def two(away: Away) -> Away:
-    """With two workers at least."""
-    if away.status()["in_rotation"] < 2:
-        away.colleague.ok("fleet", "scale", "away", "2")
-    return away
 
 
 def bring_up_and_leave(shell: Shell) -> dict[str, Any]:
@@ -154,7 +146,7 @@ def test_no_credential_of_a_worker_is_where_others_look(away: Away) -> None:
     workers = [sdk.get(name) for name in away.fleet.asked["workers"]]
     account = away.account
     planted = [*(one.get_preview_link(1).token for one in workers), PLANTED]
-    assert len(set(planted)) == 2
+    assert len(set(planted)) == 3
     session = gate.process.get_session("gateway")
     (command,) = session.commands
     logs = gate.process.get_session_command_logs("gateway", command.id)
@@ -203,7 +195,7 @@ def test_a_preview_reaches_nothing_but_the_gateways_port(away: Away) -> None:
 def test_a_colleague_sees_it_from_another_home(away: Away) -> None:
     state = away.status()
     conforms("fleet status", state)
-    assert (state["gateway"], state["gateway_place"], state["in_rotation"]) == ("runs", "sandbox", 1)
+    assert (state["gateway"], state["gateway_place"], state["in_rotation"]) == ("runs", "sandbox", 2)
     conforms("fleet status gateway", state["gateway_sandbox"])
     assert state["gateway_sandbox"]["health"] == "ready"
 
@@ -226,10 +218,8 @@ def test_one_more_and_one_less_under_load_and_nothing_is_lost(away: Away) -> Non
                 Crowd(away.fleet, 2, max_tokens=8, stream=True) as streamed,
             ):
                 data = (await asyncio.to_thread(away.colleague.ok, "fleet", "scale", "away", "3", "--json")).data
-                assert len(data["came"]) == 3 - len(before)
-                assert {one["name"] for one in away.status()["workers"] if one["in_rotation"]} == before | {
-                    *data["came"]
-                }
+                (came,) = data["came"]
+                assert {one["name"] for one in away.status()["workers"] if one["in_rotation"]} == before | {came}
                 gone = min(before)
                 data = (await asyncio.to_thread(away.colleague.ok, "fleet", "remove", "away", gone, "--json")).data
                 assert ([one["name"] for one in data["went"]], data["cut"]) == ([gone], 0)
@@ -256,9 +246,9 @@ def test_a_gateway_that_ended_is_started_with_its_key(away: Away) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_asks_again_as_usual_loses_nothing_when_smg_is_killed(two: Away) -> None:
+def test_whoever_asks_again_as_usual_loses_nothing_when_smg_is_killed(away: Away) -> None:
     """Through the platform's preview proxy, which answers 502 for what was in smg's hands: that is asked again."""
-    told = two.home / ".gpuserve-gateway" / "status.json"
+    told = away.home / ".gpuserve-gateway" / "status.json"
 
     def workers() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(told.read_text())["workers"]
@@ -266,10 +256,10 @@ def test_whoever_asks_again_as_usual_loses_nothing_when_smg_is_killed(two: Away)
 
     async def story() -> None:
         asked = {"max_tokens": 12, "temperature": 0}
-        async with asyncio.timeout(240), Clients(two.fleet, whole=3, streams=3, asked=asked) as crowd:
+        async with asyncio.timeout(240), Clients(away.fleet, whole=3, streams=3, asked=asked) as crowd:
             for _ in range(2):
                 await crowd.more(6)
-                smg = await asyncio.to_thread(two.smg)
+                smg = await asyncio.to_thread(away.smg)
                 await asyncio.to_thread(eventually, lambda: sum(one["in_flight"] for one in workers()) > 1, every=0.01)
                 smg.kill()
                 await asyncio.to_thread(eventually, lambda: not smg.is_running(), every=0.01)  # noqa: B023
@@ -299,17 +289,19 @@ def test_it_is_shared_as_any_port_is(away: Away) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_whose_credential_went_bad_is_told_of_and_refreshed(two: Away) -> None:
-    roster = two.home / ".gpuserve-gateway" / "roster.json"
-    worker = min(one["name"] for one in two.status()["workers"])
-    token = client(two.platform).get(worker).get_preview_link(1).token
+def test_a_worker_whose_credential_went_bad_is_told_of_and_refreshed(away: Away) -> None:
+    roster = away.home / ".gpuserve-gateway" / "roster.json"
+    worker = min(one["name"] for one in away.status()["workers"])
+    token = client(away.platform).get(worker).get_preview_link(1).token
     draft = roster.with_suffix(".draft")
     draft.write_text(roster.read_text().replace(token, "x" * len(token)))
     draft.replace(roster)
-    eventually(lambda: [one["worker_state"] for one in two.status()["workers"] if one["name"] == worker] == ["refused"])
-    assert two.chat().status_code == 200
-    two.colleague.ok("fleet", "start", "away")
-    eventually(lambda: two.status()["in_rotation"] == 2)
+    eventually(
+        lambda: [one["worker_state"] for one in away.status()["workers"] if one["name"] == worker] == ["refused"]
+    )
+    assert away.chat().status_code == 200
+    away.colleague.ok("fleet", "start", "away")
+    eventually(lambda: away.status()["in_rotation"] == 2)
 
 
 @pytest.mark.slow
