@@ -53,6 +53,7 @@ DIAGNOSES = {
     "llamacpp-b11549-fail-unknown-architecture.log": ("lhama", "--image"),
     "sglang-0.5.12.post1-cpu-scheduler-killed-2026-11-22.log": ("SGLang's scheduler was killed", "--memory"),
     "sglang-crash-after-ready.log": ("xgrammar", "llguidance"),
+    "sglang-0.5.12.post1-cpu-fail-grpc-port-2026-11-22.log": ("gRPC port is 70565", "SGLANG_GRPC_PORT"),
     "sglang-fail-bad-flag.log": ("--no-such-flag", "help"),
     "sglang-fail-mem-fraction.log": ("KV cache", "--mem-fraction-static"),
     "sglang-fail-model-no-network.log": ("can't reach https://huggingface.co", "network"),

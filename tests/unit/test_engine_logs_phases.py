@@ -39,6 +39,7 @@ PHASES = {
     "sglang-0.5.12.post1-cpu-scheduler-killed-2026-11-22.log": _EAGER,
     "sglang-boot.log": _EAGER,
     "sglang-crash-after-ready.log": _EAGER,
+    "sglang-0.5.12.post1-cpu-fail-grpc-port-2026-11-22.log": [],
     "sglang-fail-bad-flag.log": [],
     "sglang-fail-mem-fraction.log": ["weights"],
     "sglang-fail-model-no-network.log": [],

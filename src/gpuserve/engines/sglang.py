@@ -174,6 +174,11 @@ _FAULTS = (
         "Correct the engine arguments.",
     ),
     fault(
+        r"SGLANG_GRPC_PORT \((?P<port>-?\d+)\) must be between",
+        "SGLang's gRPC port is {port}, and that is none: it adds 10000 to --port.",
+        "Name another with --env SGLANG_GRPC_PORT=…, or take a --port up to 55535.",
+    ),
+    fault(
         r"Not enough memory\. Please try (?:to increase|increasing) --mem-fraction-static",
         "Nothing is left for the KV cache once the weights are loaded.",
         "Raise --engine-arg=--mem-fraction-static=…, or take a GPU with more memory.",
