@@ -34,6 +34,7 @@ class Clients:
     """``whole`` of them ask for whole answers, ``streams`` for streamed ones, one after another, until the end.
 
     ``asked`` are a request's own fields, ``said`` is what a whole stream says, None for whatever ends as one does.
+    ``begun`` are those whose stream has just begun: they have read something, but fewer than five pieces.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Clients:
     ) -> None:
         self._fleet, self._counts, self._said, self._asked = fleet, (whole, streams), said, asked or {}
         self.toll = Toll()
+        self.begun: set[int] = set()
         self._going = True
 
     async def __aenter__(self) -> Self:
@@ -88,15 +90,19 @@ class Clients:
             except Exception as error:  # noqa: BLE001  # as above
                 self.toll.lost.append(repr(error))
                 continue
-            words, finished = "", None
+            words, finished, pieces = "", None, 0
             try:
                 async for chunk in stream:
+                    pieces += 1
+                    (self.begun.add if pieces < 5 else self.begun.discard)(number)
                     for choice in chunk.choices:
                         words += choice.delta.content or ""
                         finished = choice.finish_reason or finished
             except Exception as error:  # noqa: BLE001  # as above
+                self.begun.discard(number)
                 self.toll.cut.append(repr(error))
             else:
+                self.begun.discard(number)
                 if finished is None or (self._said is not None and words != self._said):
                     self.toll.short.append(words)
                 else:

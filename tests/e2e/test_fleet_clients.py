@@ -46,8 +46,9 @@ def test_whoever_asks_again_as_usual_loses_nothing(fleet: Fleet, part: str) -> N
             seconds = []
             for _ in range(KILLS):
                 await crowd.more(3 * AT_ONCE)
-                await asyncio.to_thread(eventually, lambda: in_flight(fleet) > AT_ONCE // 2, every=0.01)
-                victim, began = fleet.processes()[part], time.monotonic()
+                victim = fleet.processes()[part]
+                await asyncio.to_thread(eventually, lambda: in_flight(fleet) > AT_ONCE // 2 and crowd.begun, every=0.01)
+                began = time.monotonic()
                 kill([victim])
                 await asyncio.to_thread(eventually, lambda: not victim.is_running(), every=0.01)  # noqa: B023
                 await asyncio.to_thread(fleet.wait_for, 3)

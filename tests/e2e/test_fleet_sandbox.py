@@ -203,7 +203,7 @@ def test_a_colleague_sees_it_from_another_home(away: Away) -> None:
 @pytest.mark.slow
 def test_commands_that_mean_one_deployment_mean_the_gateway(away: Away) -> None:
     assert away.colleague.ok("query", "hi", "--max-tokens", "2").out.strip()  # all that lives is this fleet
-    asked = ("query", "hi", "--id", "away", "--max-tokens", "16", "--schema", '{"enum": [1, 2]}')
+    asked = ("query", "hi", "--id", "away", "--temperature", "0", "--max-tokens", "16", "--schema", '{"enum": [1, 2]}')
     assert away.colleague.ok(*asked).out.strip() in ("1", "2")
 
 
