@@ -16,6 +16,7 @@ from gpuserve.durations import parse_duration
 from gpuserve.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpuserve.serving.fleet.begin import FleetUp, FleetWish
     from gpuserve.serving.fleet.crew import EmitFor
     from gpuserve.serving.plan import Plan
     from gpuserve.serving.up import Options
@@ -61,8 +62,7 @@ def up(
     """
     from gpuserve.cli.handoff import check_format
     from gpuserve.cli.up import show_plan
-    from gpuserve.serving.fleet.away.begin import up_away
-    from gpuserve.serving.fleet.begin import FleetWish, up_fleet
+    from gpuserve.serving.fleet.begin import FleetWish
     from gpuserve.serving.fleet.gateway import check_installed
 
     check_format(asked.output)
@@ -85,14 +85,21 @@ def up(
         port=gateway_port,
         lost_after=lost,
     )
+    done = _brought_up(run, asked, plan, wish, away)
+    hand_off_fleet(run, done, asked.output, ready=asked.wait)
+
+
+def _brought_up(run: Run, asked: Asked, plan: Plan, wish: FleetWish, away: str) -> FleetUp:
+    """The fleet as wished; ``away`` says who reaches a gateway in a sandbox, "" that it is on this machine."""
+    from gpuserve.serving.fleet.away.begin import up_away
+    from gpuserve.serving.fleet.begin import up_fleet
+
     run.context.sandboxes(run.context.place_for_up())
     with terminable():
         emit, options = _teller(run), _options(asked, run)
         if away:
-            done = up_away(run.context, plan, wish, access=away, emit=emit, options=options)
-        else:
-            done = up_fleet(run.context, plan, wish, emit=emit, options=options)
-    hand_off_fleet(run, done, asked.output, ready=asked.wait)
+            return up_away(run.context, plan, wish, access=away, emit=emit, options=options)
+        return up_fleet(run.context, plan, wish, emit=emit, options=options)
 
 
 def _check(asked: Asked, replicas: int, min_ready: int | None, *, local: bool) -> None:
