@@ -111,9 +111,10 @@ class Creation:
 
     def _made_or_refused(self, give_up: float) -> bool:
         """Whether the request is done with. Only one that never left this machine isn't, until ``give_up``."""
+        told = None if self._build_log is None else self._tell_of_build
         try:
             create: Any = self._client.create  # its overloads don't know that either kind of parameters will do
-            self._made = create(self._params, timeout=self._timeout + 5, on_snapshot_create_logs=self._build_log)
+            self._made = create(self._params, timeout=self._timeout + 5, on_snapshot_create_logs=told)
         except Exception as error:  # noqa: BLE001  # handed to the thread that waits
             if never_sent(error) and time.monotonic() < min(give_up, self._deadline):
                 return False
