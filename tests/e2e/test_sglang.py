@@ -114,7 +114,8 @@ def of_engine(name: str = "") -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             line = " ".join(process.cmdline())
-            ours = str(PLACE / "models") in line or line.startswith("sglang::")
+            served = "sglang.launch_server" in line and str(PLACE / "models") in line
+            ours = served or line.startswith("sglang::")
             found += [process] if ours and name in line and process.status() != psutil.STATUS_ZOMBIE else []
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
