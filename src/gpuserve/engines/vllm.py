@@ -56,7 +56,7 @@ class VLLM:
             flags.add("--enforce-eager", also=("--no-enforce-eager",))
             # Eager mode alone still has FlashInfer try its kernels at the start; level 0 doesn't.
             flags.add("--optimization-level", "0", also=_LEVELS)
-        env = {**_forked(request, flags), **_older_runner(request, flags)} if request.fast_boot else {}
+        env = _sooner(request, flags) if request.fast_boot else {}
         flags.add_each(facts.flags)
         if request.revision:
             flags.add("--revision", request.revision)
@@ -92,27 +92,23 @@ class VLLM:
         return self.constraint_body(wanted)
 
 
-def _forked(request: ServeRequest, flags: _launch.Flags) -> dict[str, str]:
-    """The variable that has vLLM fork the engine's process, unless the user set it.
+def _sooner(request: ServeRequest, flags: _launch.Flags) -> dict[str, str]:
+    """The variables of a fast boot, but for those that the user set.
 
-    vLLM itself goes back to "spawn" where forking can't work: CUDA is in use already, WSL, no GPU, ``--numa-bind``.
-    With ``--mm-tensor-ipc=torch_shm`` it stops instead, so that flag leaves the variable alone.
+    One has vLLM fork the engine's process. vLLM itself goes back to "spawn" where forking can't work: CUDA is in use
+    already, WSL, no GPU, ``--numa-bind``. With ``--mm-tensor-ipc=torch_shm`` it stops instead, so that flag leaves the
+    variable alone. The other has it take its older model runner: the newer one runs Triton kernels before it serves,
+    which are compiled for that, 14 to 16 s (docs/gpu-run.md).
     """
-    if _START in request.env or flags.given("--mm-tensor-ipc"):
-        return {}
-    flags.notes.append(f"--fast-boot: vLLM forks the engine's process instead of starting Python anew ({_START}=fork).")
-    return {_START: "fork"}
-
-
-def _older_runner(request: ServeRequest, flags: _launch.Flags) -> dict[str, str]:
-    """The variable that has vLLM take its older model runner, unless the user set it.
-
-    The newer one runs Triton kernels before it serves, which are compiled for that: 14 to 16 s (docs/gpu-run.md).
-    """
-    if _RUNNER in request.env:
-        return {}
-    flags.notes.append(f"--fast-boot: vLLM runs the model without Triton kernels to be compiled first ({_RUNNER}=0).")
-    return {_RUNNER: "0"}
+    wanted = {
+        _START: ("fork", "forks the engine's process instead of starting Python anew"),
+        _RUNNER: ("0", "runs the model without Triton kernels to be compiled first"),
+    }
+    if flags.given("--mm-tensor-ipc"):
+        del wanted[_START]
+    env = {name: value for name, (value, _) in wanted.items() if name not in request.env}
+    flags.notes += [f"--fast-boot: vLLM {wanted[name][1]} ({name}={value})." for name, value in env.items()]
+    return env
 
 
 _LINES = (

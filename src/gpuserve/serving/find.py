@@ -120,6 +120,12 @@ def find(context: Context, wanted: str | None) -> Deployment:
         raise
 
 
+def check_started(deployment: Deployment) -> None:
+    """Raises ``Conflict`` unless its sandbox runs."""
+    if deployment.state != "started":
+        raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
+
+
 def remembered(context: Context) -> list[Remembered]:
     """What the cache holds of the places that are meant."""
     return [one for one in context.cache.all() if not context.only_local or one.place == "local"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from gpuserve.errors import Conflict, NotFound, UsageError
+from gpuserve.errors import NotFound, UsageError
 from gpuserve.records import Deployment
 from gpuserve.sandboxes.inside import Inside, Piece
 from gpuserve.serving.context import Context
-from gpuserve.serving.find import find
+from gpuserve.serving.find import check_started, find
 
 #: How a script is run in the sandbox; ``{}`` is the directory that it was put into.
 _PYTHON = ("python3", "-u", "{}/script.py")
@@ -189,8 +189,7 @@ def _whole(target: Path) -> Iterator[BinaryIO]:
 
 def _enter(context: Context, wanted: str | None) -> tuple[Deployment, Inside]:
     deployment = find(context, wanted)
-    if deployment.state != "started":
-        raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
+    check_started(deployment)
     return deployment, context.sandboxes(deployment.place).inside(deployment)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpuserve.access import signed_endpoint, token_endpoint
-from gpuserve.errors import Conflict, NotFound, UsageError
+from gpuserve.errors import NotFound, UsageError
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
-from gpuserve.serving.find import find, find_known, live
+from gpuserve.serving.find import check_started, find, find_known, live
 from gpuserve.serving.fleet.names import apart, reach_fleet
 from gpuserve.state import Remembered
 
@@ -65,8 +65,7 @@ def open_endpoint(context: Context, deployment: Deployment) -> Endpoint:
     Raises:
         Conflict: the sandbox doesn't run.
     """
-    if deployment.state != "started":
-        raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
+    check_started(deployment)
     sandboxes = context.sandboxes(deployment.place)
     link = sandboxes.link(deployment)
     key = sandboxes.engine_key(deployment) or "EMPTY"

@@ -9,7 +9,7 @@ from gpuserve.errors import Conflict, GpuserveError, NotFound
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.serving.context import Context
 from gpuserve.serving.events import Emit
-from gpuserve.serving.find import find, remembered, resolve
+from gpuserve.serving.find import check_started, find, remembered, resolve
 from gpuserve.serving.fleet import daemon
 from gpuserve.serving.fleet.away.house import await_answer
 from gpuserve.serving.fleet.look import await_rotation, in_rotation
@@ -102,8 +102,7 @@ def _other_than(key: str, context: Context) -> str:
 def _keyed(context: Context, wanted: str | None) -> Deployment:
     """The deployment that ``wanted`` means, which runs and checks a key."""
     deployment = find(context, wanted)
-    if deployment.state != "started":
-        raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
+    check_started(deployment)
     if not deployment.keyed:
         raise Conflict(
             f"the engine of {deployment.name} was started without a key, so there is none to change",

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from gpuserve.access import SHARE_MAX, check_share_seconds, signed_endpoint
-from gpuserve.errors import Conflict, NotFound
+from gpuserve.errors import NotFound
 from gpuserve.records import Deployment, Endpoint
 from gpuserve.redaction import shown_url, signed_token
 from gpuserve.serving.context import Context
-from gpuserve.serving.find import find
+from gpuserve.serving.find import check_started, find
 from gpuserve.serving.fleet.names import check_no_fleet
 from gpuserve.serving.reach import open_endpoint
 from gpuserve.state import Share
@@ -87,8 +87,7 @@ def check_shareable(context: Context, wanted: str | None) -> None:
 
 def _running(context: Context, wanted: str | None) -> Deployment:
     deployment = find(context, wanted)
-    if deployment.state != "started":
-        raise Conflict(f"{deployment.name} is {deployment.error or deployment.state}", hint="gpuserve status")
+    check_started(deployment)
     return deployment
 
 

@@ -69,7 +69,7 @@ def _up(context: Context, plan: Plan, wish: FleetWish, emit: EmitFor, options: O
     if before is None and find_gate(context, wish.name) is not None:
         raise Conflict(f"the gateway of {wish.name} is in a sandbox", hint="add --gateway sandbox")
     record = _recorded(before, plan, wish)
-    check_same(record, before, everyone)
+    check_same(record.name, record.place, record.served_model, everyone, *([before.served_model] if before else []))
     there = [one for one in everyone if one.served_model == record.served_model]
     save(record)
     made: list[Raised] = []
@@ -132,16 +132,16 @@ def _check_name_free(context: Context, name: str, place: str) -> None:
         raise Conflict(f"{name} is a deployment", hint="choose another --name for the fleet")
 
 
-def check_same(record: Record, before: Record | None, there: Sequence[Deployment]) -> None:
-    """Raises ``Conflict`` where the workers ``there`` aren't such as ``record`` asks for."""
-    other = [one.name for one in there if one.place != record.place]
+def check_same(name: str, place: str, model: str, there: Sequence[Deployment], *before: str) -> None:
+    """Raises ``Conflict`` where a fleet of ``model`` can't take what is ``there``; ``before`` are models it had."""
+    other = [one.name for one in there if one.place != place]
     if other:
-        raise Conflict(f"{record.name} has workers elsewhere: {', '.join(other)}", hint="choose another --name")
-    served = {one.served_model for one in there} | ({before.served_model} if before is not None else set())
-    if served and record.served_model not in served:
+        raise Conflict(f"{name} has workers elsewhere: {', '.join(other)}", hint="choose another --name")
+    served = {one.served_model for one in there}.union(before)
+    if served and model not in served:
         raise Conflict(
-            f"{record.name} serves {', '.join(sorted(served))}",
-            hint=f"gpuserve up, then gpuserve fleet add {record.name} ID: a fleet may serve several models",
+            f"{name} serves {', '.join(sorted(served))}",
+            hint=f"gpuserve up, then gpuserve fleet add {name} ID: a fleet may serve several models",
         )
 
 

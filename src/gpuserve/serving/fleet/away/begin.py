@@ -18,7 +18,7 @@ from gpuserve.serving.fleet.begin import FleetUp, FleetWish, check_enough, check
 from gpuserve.serving.fleet.crew import EmitFor, Raised, came_up, raise_crew
 from gpuserve.serving.fleet.look import await_rotation, members
 from gpuserve.serving.fleet.plans import check_fleet_name, replicas, until
-from gpuserve.serving.fleet.record import Record, as_json, load
+from gpuserve.serving.fleet.record import as_json, load
 from gpuserve.serving.plan import Plan
 from gpuserve.serving.share import hand_out
 from gpuserve.serving.up import Options
@@ -91,21 +91,7 @@ def _gate(context: Context, plan: Plan, name: str, there: Sequence[Deployment]) 
     if at_place is not None and at_place.state not in GONE and at_place.gateway_of != name:
         raise Conflict(f"{name} is a deployment", hint="choose another --name for the fleet")
     found = find_gate(context, name)
-    launch = plan.launch
-    asked = Record(
-        name=name,
-        place=plan.place,
-        engine=launch.engine,
-        model=launch.model,
-        served_model=launch.served_model,
-        port=0,
-        injector_port=0,
-        metrics_port=0,
-        key="",
-        control_key="",
-    )
-    before = None if found is None else replace(asked, served_model=found.served_model)
-    check_same(asked, before, [*there, *([found] if found else [])])
+    check_same(name, plan.place, plan.launch.served_model, [*there, *([found] if found else [])])
     return found
 
 
